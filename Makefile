@@ -1,0 +1,50 @@
+PYTHON ?= python3
+PROFILE ?= tiny
+BIN := .venv/bin
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help env run test test-full test-gpu lab notebooks check lock clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+env:  ## make .venv from requirements.lock, if it is not there or the lock has changed
+	@cmp -s requirements.lock .venv/installed.lock || { \
+	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "Python 3.11 or newer is needed, $(PYTHON) is older: call make PYTHON=/path/to/python3.11" >&2; exit 1; }; \
+	  echo "Making .venv from requirements.lock (a few minutes, once)"; \
+	  rm -rf .venv && $(PYTHON) -m venv .venv && \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock -e . && \
+	  cp requirements.lock .venv/installed.lock; }
+
+run: env  ## run the six notebooks (PROFILE=tiny) into runs/PROFILE
+	@$(BIN)/python -m helpers run --profile $(PROFILE)
+
+test: env  ## every quick test, the notebooks among them
+	@$(BIN)/python -m pytest -q -m "not full and not gpu"
+
+test-full: env  ## every test that needs no GPU, with thousands of generated cases
+	@HYPOTHESIS_PROFILE=full $(BIN)/python -m pytest -q -m "not gpu"
+
+test-gpu: env  ## the notebooks and the device paths on a CUDA GPU
+	@$(BIN)/python -c 'import sys, torch; torch.cuda.is_available() or sys.exit("make test-gpu needs a CUDA GPU, and torch sees none on this machine.")'
+	@$(BIN)/python -m pytest -q notebooks && $(BIN)/python -m pytest -q -m gpu tests
+
+lab: env  ## open JupyterLab in notebooks/
+	@$(BIN)/jupyter lab --notebook-dir=. notebooks/01_load.ipynb
+
+notebooks: env  ## execute the notebooks from their defaults, clean and check them, write them in place
+	@$(BIN)/python -m helpers.notebooks
+
+check: env  ## style of code and notebooks
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+lock:  ## resolve pyproject.toml anew and write requirements.lock
+	@rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock && .venv-lock/bin/pip install --quiet torch==2.13.0 && \
+	  .venv-lock/bin/pip install --quiet -e '.[dev]' && \
+	  { head -1 requirements.lock; .venv-lock/bin/pip freeze --exclude-editable --exclude setuptools | sed 's/+cpu//'; } > requirements.new && \
+	  mv requirements.new requirements.lock; rm -rf .venv-lock
+
+clean:  ## remove the environment, the runs and every cache
+	rm -rf .venv .venv-lock runs build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
