@@ -1,0 +1,48 @@
+"""What every test may use: no network, few threads, small models made on the spot, real text where it lies beside the project."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before any Hugging Face import: a test that reaches for the Hub fails at once
+os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+PROJECT = Path(__file__).parent.parent
+REAL_TEXT = PROJECT.parent / "shared" / "data" / "eli5-category-validation-2.json.gz"
+
+quiet = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]}
+settings.register_profile("quick", max_examples=60, derandomize=True, **quiet)
+settings.register_profile("full", max_examples=2000, **quiet)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+
+@pytest.fixture
+def real_text() -> Path:
+    """2,375 real questions and answers, where they are to be had."""
+    if not REAL_TEXT.exists():
+        pytest.skip(f"real text is not there: {os.path.relpath(REAL_TEXT, PROJECT)}")
+    return REAL_TEXT
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """The embedded tokenizer."""
+    from helpers import load_tokenizer
+
+    return load_tokenizer("embedded")
+
+
+@pytest.fixture
+def small_model():
+    """A GPT-2 of 2 layers and 32 wide with random weights (seeded), a vocabulary of 64 and a context of 32; float32, on the CPU."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=64, n_positions=32, n_layer=2, n_embd=32, n_head=2, bos_token_id=0, eos_token_id=0)
+    model = GPT2LMHeadModel(config).eval()
+    model.config.use_cache = False
+    return model

@@ -1,0 +1,93 @@
+"""The embedded data set: what its card says, and that it is worth learning from."""
+
+import re
+from collections import Counter
+
+import pytest
+
+from helpers import load_examples
+from helpers.run import EMBEDDED
+
+CATEGORIES = [
+    "Biology",
+    "Chemistry",
+    "Culture",
+    "Economics",
+    "Engineering",
+    "Mathematics",
+    "Other",
+    "Physics",
+    "Psychology",
+    "Repost",
+    "Technology",
+] + ["Earth Science"]
+COLUMNS = ["q_id", "category", "title", "title_urls", "selftext", "selftext_urls", "subreddit", "answers"]
+
+
+@pytest.fixture(scope="module")
+def records():
+    return load_examples("embedded", "train").to_list()
+
+
+@pytest.fixture(scope="module")
+def answers(records):
+    return [answer for record in records for answer in record["answers"]["text"]]
+
+
+def words(text):
+    return re.findall(r"[\w'’]+", text.lower())
+
+
+def test_schema(records):
+    for record in records:
+        assert list(record) == COLUMNS
+        lists = [record["answers"][key] for key in ("a_id", "text", "text_urls", "score")]
+        assert len({len(values) for values in lists}) == 1 and len(lists[0]) >= 1
+        assert not record["title_urls"]["url"] and not record["selftext_urls"]["url"] and not any(lists[2])
+        assert record["title"].strip() and all(text.strip() for text in lists[1])
+    assert len({r["q_id"] for r in records}) == len({r["title"].lower() for r in records}) == len(records)
+
+
+def test_the_card_states_the_counts(records, answers):
+    card = (EMBEDDED["dataset"].parent / "README.md").read_text()
+    assert (
+        f"{len(records)} questions with {len(answers)} answers ({sum(len(a.split()) for a in answers):,} words)" in card
+    )
+
+
+def test_every_category_is_there(records):
+    counts = Counter(record["category"] for record in records)
+    assert counts.keys() == set(CATEGORIES) and min(counts.values()) >= 20
+
+
+def test_no_two_answers_share_a_run_of_twelve_words(answers):
+    owner = {}
+    for number, answer in enumerate(answers):
+        tokens = words(answer)
+        for start in range(len(tokens) - 11):
+            run = tuple(tokens[start : start + 12])
+            assert owner.setdefault(run, number) == number, " ".join(run)
+
+
+def test_phrases_and_openings_are_not_repeated(answers):
+    runs = Counter(tuple(t[i : i + 5]) for t in map(words, answers) for i in range(len(t) - 4))
+    assert len(runs) / runs.total() >= 0.97
+    openings = Counter(tuple(words(answer)[:4]) for answer in answers)
+    assert openings.most_common(1)[0][1] <= 0.01 * len(answers)
+
+
+def test_no_answer_repeats_its_question(records):
+    for record in records:
+        for answer in record["answers"]["text"]:
+            assert " ".join(words(record["title"])) not in " ".join(words(answer))
+
+
+def test_sentences_are_readable(answers):
+    sentences = sum(len(re.findall(r"[.!?…][”\"’')]*(?:\s|$)", answer)) for answer in answers)
+    assert sum(len(answer.split()) for answer in answers) / sentences <= 22
+
+
+def test_most_answers_are_of_medium_length_and_some_are_short_or_long(answers):
+    lengths = [len(answer.split()) for answer in answers]
+    assert sum(80 <= n <= 220 for n in lengths) > len(lengths) / 2
+    assert sum(n <= 30 for n in lengths) >= 20 and sum(n >= 400 for n in lengths) >= 20
