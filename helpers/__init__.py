@@ -1,0 +1,53 @@
+"""Causal language modelling, step by step: the code that the notebooks import.
+
+The names below are loaded when they are first used, so that importing the package costs no import of torch.
+"""
+
+import importlib
+
+_HOME = {
+    "begin": "run",
+    "drop_empty": "data",
+    "load": "data",
+    "load_examples": "data",
+    "near_duplicates": "data",
+    "save": "data",
+    "split_fairly": "data",
+    "texts": "data",
+    "tokenize": "tokenization",
+    "context_length": "models",
+    "load_config": "models",
+    "load_model": "models",
+    "load_tokenizer": "models",
+    "check_block_size": "chunking",
+    "chunk": "chunking",
+    "collate": "chunking",
+    "totals": "chunking",
+    "Watch": "training",
+    "check_tokenizers_agree": "training",
+    "choose_dtype": "training",
+    "losses": "training",
+    "mean_by_token": "training",
+    "sum_by_row": "training",
+    "compare": "perplexity",
+    "definitions": "perplexity",
+    "score_blocks": "perplexity",
+    "score_documents": "perplexity",
+    "check_prompt": "generation",
+    "continue_text": "generation",
+    "login_state": "hub",
+    "axes": "display",
+    "draw_bars": "display",
+    "draw_blocks": "display",
+    "draw_losses": "display",
+    "picture": "display",
+    "block_size_slider": "widgets",
+    "playground": "widgets",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'helpers' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"helpers.{_HOME[name]}"), name)

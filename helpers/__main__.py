@@ -1,0 +1,47 @@
+"""The command line: `python -m helpers run`."""
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from helpers import batch
+from helpers.errors import UserError
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+
+
+@app.callback()
+def commands() -> None:
+    """Causal language modelling in six notebooks, as one batch job."""
+
+
+@app.command()
+def run(
+    profile: Annotated[str, typer.Option(help="A file of notebooks/profiles, without its ending.")] = "tiny",
+    run_dir: Annotated[str | None, typer.Option(help="Where the run is kept; by default runs/PROFILE.")] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("-p", help="STEP.NAME=VALUE, or NAME=VALUE for every step that has it.")
+    ] = None,
+    start: Annotated[str | None, typer.Option("--from", help="Do this step and the later ones again.")] = None,
+    force: Annotated[bool, typer.Option(help="Do every step again, also those that are done.")] = False,
+) -> None:
+    """Run the six notebooks; a step that is done already, with the same parameters, inputs and code, is left out."""
+    batch.run(profile, run_dir, setting or [], start, force, Console(highlight=False, soft_wrap=True))
+
+
+def main() -> None:
+    """Run the command line; a user's mistake ends it with one sentence and status 1."""
+    try:
+        app()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("Interrupted; what was done stays, and the same command goes on from there.", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""Figures for the notebooks and the report: each comes with the sentence that says it to those who do not see it."""
+
+import base64
+import io
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from IPython.display import Image
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
+GREY = "#999999"
+
+
+def axes(width: float = 7, height: float = 3) -> tuple["Figure", object]:
+    """A figure with one pair of axes and no frame above and to the right; sizes in inches."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=110)
+    ax = figure.subplots()
+    ax.spines[["top", "right"]].set_visible(False)
+    return figure, ax
+
+
+def png(figure: "Figure") -> bytes:
+    """The figure as a PNG file without anything that depends on the machine."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def picture(figure: "Figure", alt: str) -> "Image":
+    """What a notebook cell shows of a figure, with its alternative text."""
+    from IPython.display import Image
+
+    return Image(png(figure), alt=alt, width=int(figure.get_figwidth() * 100))
+
+
+def html_picture(figure: "Figure", alt: str) -> str:
+    """The figure as an element of a page that can be read offline."""
+    return f'<img alt="{alt}" src="data:image/png;base64,{base64.b64encode(png(figure)).decode()}">'
+
+
+def draw_blocks(blocks: "Dataset", block_size: int, count: int = 12) -> "Figure":
+    """The first blocks, a row each: tokens of one document in one colour, padding in white."""
+    count = min(count, len(blocks))
+    shades = np.ones((count, block_size, 3))
+    document = -1
+    for row in range(count):
+        positions = blocks[row]["position_ids"]
+        for column, position in enumerate(positions):
+            continues = column == 0 and row > 0 and len(blocks[row - 1]["position_ids"]) == block_size
+            document += position == 0 and not continues
+            shade = COLOURS[document % len(COLOURS)]
+            shades[row, column] = [int(shade[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    figure, ax = axes(7, 0.6 + 0.2 * count)
+    ax.imshow(shades, aspect="auto", interpolation="nearest", extent=(0, block_size, count + 0.5, 0.5))
+    ax.hlines(np.arange(1.5, count + 0.5), 0, block_size, color="white", linewidth=2)
+    ax.set(xlabel="token in the block", ylabel="block", yticks=range(1, count + 1, 2))
+    return figure
+
+
+def draw_losses(history: list[dict[str, float]], base_loss: float | None = None) -> "Figure":
+    """The losses of a training against its steps; `base_loss` is the test loss before the first one."""
+    figure, ax = axes()
+    train = [(e["step"], e["train_loss"]) for e in history if "train_loss" in e]
+    test = [(e["step"], e["test_loss"]) for e in history if "test_loss" in e]
+    if base_loss is not None:
+        test.insert(0, (0, base_loss))
+    ax.plot(*zip(*train, strict=True), color=GREY, label="training")
+    ax.plot(*zip(*test, strict=True), color=COLOURS[0], marker="o", label="test")
+    ax.set(xlabel="step", ylabel="loss (nats a token)")
+    ax.legend(frameon=False)
+    return figure
+
+
+def draw_bars(values: dict[str, float], label: str) -> "Figure":
+    """One horizontal bar for each value, its number beside it."""
+    figure, ax = axes(7, 0.7 + 0.4 * len(values))
+    bars = ax.barh(list(values), list(values.values()), color=[COLOURS[i % len(COLOURS)] for i in range(len(values))])
+    ax.bar_label(bars, fmt="%.1f", padding=3)
+    ax.invert_yaxis()
+    ax.set_xlabel(label)
+    return figure

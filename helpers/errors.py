@@ -1,0 +1,38 @@
+"""The errors that a user can cause: one sentence each, and never a traceback."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake that its reader can mend: the message says what is wrong, with which value, and what would do."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython prints in place of a traceback."""
+        return [f"{type(self).__name__}: {self}"]
+
+
+class ParameterError(UserError):
+    """A parameter whose value cannot be used."""
+
+    def __init__(self, name: str, value: object, needed: str):
+        super().__init__(f"{name} is {value!r}: {needed}.")
+
+
+class DataError(UserError):
+    """A data set or file that cannot be read, or holds nothing to work with."""
+
+
+class ModelError(UserError):
+    """A model or tokenizer that cannot be loaded, or is of the wrong kind."""
+
+
+class RunError(UserError):
+    """A run folder in which something is missing, stale, newer than this code or not writable."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`did you mean 'x'? ` where something in `known` is close to `name`, else a list of what there is."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"

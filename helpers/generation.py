@@ -1,0 +1,52 @@
+"""A prompt continued by a model: seeded, within the context, and the same text for the same seed."""
+
+from typing import TYPE_CHECKING
+
+from helpers.errors import ParameterError
+from helpers.models import context_length
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def check_prompt(prompt: str, max_new_tokens: int, tokenizer: "PreTrainedTokenizerBase", context: int) -> None:
+    """ParameterError if the prompt and what is to come do not fit into the context length (tokens)."""
+    length = len(tokenizer(prompt).input_ids)
+    if length + max_new_tokens > context:
+        raise ParameterError(
+            "max_new_tokens",
+            max_new_tokens,
+            f"with a prompt of {length} tokens the model has room for at most {max(context - length, 0)} more",
+        )
+
+
+def continue_text(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    prompt: str,
+    max_new_tokens: int = 100,
+    temperature: float = 1.0,
+    top_k: int = 50,
+    top_p: float = 0.95,
+    seed: int = 0,
+) -> str:
+    """The prompt and a sampled continuation. Sampling starts from `seed`; temperature 1, top_k 0 and top_p 1 change nothing.
+
+    Raises ParameterError where the text would not fit into the model's context.
+    """
+    import torch
+
+    check_prompt(prompt, max_new_tokens, tokenizer, context_length(model))
+    inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
+    torch.manual_seed(seed)
+    output = model.generate(
+        **inputs,
+        max_new_tokens=max_new_tokens,
+        do_sample=True,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        use_cache=True,
+        pad_token_id=tokenizer.eos_token_id,
+    )
+    return tokenizer.decode(output[0], skip_special_tokens=True)

@@ -1,0 +1,87 @@
+"""Loading a tokenizer or a causal language model, from this machine or the Hub, with its traps taken care of."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from helpers.errors import ModelError
+from helpers.run import source_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def _where(name: str) -> str:
+    path = source_of("model", name)
+    return str(path or name)
+
+
+def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
+    """The fast tokenizer of a model: `embedded`, a folder, or a name on the Hub.
+
+    Raises ModelError where there is none, or where it has no end-of-text token.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(_where(name))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+        raise ModelError(f"model is {name!r}: no tokenizer could be loaded from it ({_first_line(error)}).") from None
+    if not tokenizer.is_fast:
+        raise ModelError(f"model is {name!r}: its tokenizer has no fast (Rust) version, which the helpers need.")
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            f"model is {name!r}: its tokenizer has no end-of-text token (eos_token), so documents cannot be separated."
+        )
+    return tokenizer
+
+
+def load_model(name: str | Path) -> "PreTrainedModel":
+    """A causal language model with float32 weights, on the GPU if there is one: `embedded`, a folder, or a name on the Hub.
+
+    Two defaults of transformers 5.24 are mended. The checkpoint's own precision would be used, so that a model stored in
+    16 bits would be trained in 16 bits: the weights are made float32. And where a model leaves `loss_type` unset, GPT-2
+    among them, Trainer divides the loss by all tokens of a row and not by those that are scored: it is set. The cache is
+    off, since with it the mask that keeps documents apart is dropped.
+
+    Raises ModelError where there is no such model, or where it is not a causal one.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    try:
+        config = AutoConfig.from_pretrained(_where(str(name)))
+        encoder = getattr(config, "is_encoder_decoder", False) or any(
+            not a.endswith(("ForCausalLM", "LMHeadModel")) for a in config.architectures or []
+        )
+        if encoder or config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+            made = ", ".join(config.architectures or [config.model_type])
+            raise ModelError(f"model is {str(name)!r}: it is no causal language model but {made}.")
+        model = AutoModelForCausalLM.from_pretrained(_where(str(name)), dtype=torch.float32, use_safetensors=True)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(f"model is {str(name)!r}: no model could be loaded from it ({_first_line(error)}).") from None
+    model.loss_type = "ForCausalLM"
+    model.config.use_cache = False
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def context_length(model_or_config: object) -> int:
+    """The greatest number of tokens that a model can attend to, read from its configuration."""
+    config = getattr(model_or_config, "config", model_or_config)
+    return getattr(config, "max_position_embeddings", None) or config.n_positions
+
+
+def load_config(name: str) -> object:
+    """A model's configuration without its weights; ModelError where there is none."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(_where(name))
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"model is {name!r}: no configuration could be loaded from it ({_first_line(error)})."
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0].rstrip(".")

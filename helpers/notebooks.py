@@ -1,0 +1,164 @@
+"""The notebooks as files: their parameters, their execution, and the clean form in which they are committed.
+
+`python -m helpers.notebooks` executes all six from their defaults, cleans them, checks them and writes them in place.
+"""
+
+import ast
+import base64
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+import nbformat
+
+from helpers.errors import UserError
+from helpers.parameters import STEPS, folder_of
+from helpers.run import PROJECT
+
+QUIET = ["--IPKernelApp.log_level=ERROR"]  # a kernel warns at each start that its loopback sockets are not encrypted
+MACHINE = re.compile(r"/home/\w+|/root/|/tmp/\w+|/work/|/opt/|[A-Z]:\\\\|127\.0\.0\.1|object at 0x|\d+%\|")
+
+
+def path_of(step: str) -> Path:
+    """The notebook of a step."""
+    return PROJECT / "notebooks" / f"{folder_of(step)}.ipynb"
+
+
+def defaults(path: Path) -> dict[str, object]:
+    """The names and default values in a notebook's cell tagged `parameters`; read, not executed."""
+    for cell in nbformat.read(path, as_version=4).cells:
+        if "parameters" in cell.metadata.get("tags", []):
+            assigned = [node for node in ast.parse(cell.source).body if isinstance(node, ast.AnnAssign)]
+            return {node.target.id: ast.literal_eval(node.value) for node in assigned}
+    raise UserError(f"{path.name} has no cell tagged 'parameters'.")
+
+
+def execute(step: str, output: Path, parameters: dict[str, object]) -> None:
+    """Run a step's notebook through papermill, the executed notebook written to `output`.
+
+    Raises UserError with one sentence if the notebook fails, for whatever reason.
+    """
+    os.environ |= {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+
+    try:
+        papermill.execute_notebook(
+            path_of(step),
+            output,
+            parameters,
+            kernel_name="python3",
+            progress_bar=False,
+            cwd=Path.cwd(),
+            extra_arguments=QUIET,
+        )
+    except papermill.PapermillExecutionError as error:
+        mine = error.ename in {cls.__name__ for cls in _subclasses(UserError)}
+        raise UserError(
+            f"{step}: {error.evalue}" if mine else f"{step} failed: {error.ename}: {error.evalue} (see {output})"
+        ) from None
+    except DeadKernelError:
+        raise UserError(f"{step} failed: its kernel died, most likely for want of memory (see {output}).") from None
+
+
+def _subclasses(cls: type) -> set[type]:
+    return {cls}.union(*(_subclasses(sub) for sub in cls.__subclasses__()))
+
+
+def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The notebook with its outputs, and without what execution or a machine has left in it."""
+    notebook.metadata = nbformat.from_dict(
+        {
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"name": "python"},
+        }
+    )
+    notebook.cells = [c for c in notebook.cells if "injected-parameters" not in c.metadata.get("tags", [])]
+    count = 0
+    for number, cell in enumerate(notebook.cells):
+        tags = cell.metadata.get("tags")
+        cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
+        cell.id = f"cell-{number:02d}"
+        if cell.cell_type == "code":
+            count += 1  # what a run from top to bottom gives; nbval compares no output of a cell without a count
+            cell.execution_count = count
+            cell.outputs = [o for o in cell.outputs if _is_kept(o)]
+            for output in cell.outputs:
+                if output.output_type == "execute_result":
+                    output.execution_count = count
+    return notebook
+
+
+def _is_kept(output: nbformat.NotebookNode) -> bool:
+    if output.output_type == "stream":
+        return output.name == "stdout"
+    return "application/vnd.jupyter.widget-view+json" not in output.get("data", {})
+
+
+def problems(path: Path) -> list[str]:
+    """What is wrong with a committed notebook, in one line each; an empty list if nothing is."""
+    notebook = nbformat.read(path, as_version=4)
+    code = [c for c in notebook.cells if c.cell_type == "code"]
+    found = []
+    if sum("parameters" in c.metadata.get("tags", []) for c in code) != 1:
+        found.append("not exactly one cell is tagged 'parameters'")
+    lengths = sorted(len(c.source.splitlines()) for c in code)
+    if lengths[len(lengths) // 2] >= 8:
+        found.append(f"the median code cell has {lengths[len(lengths) // 2]} lines")
+    count = 0
+    for number, cell in enumerate(notebook.cells):
+        where = f"cell {number}"
+        if cell.cell_type != "code":
+            continue
+        if re.search(r"^\s*(async )?def |^\s*class ", cell.source, re.M) and "shown" not in cell.metadata.get(
+            "tags", []
+        ):
+            found.append(f"{where} defines something, and is not tagged 'shown'")
+        count += 1
+        if cell.execution_count != count:
+            found.append(f"{where} was not executed in a run from top to bottom")
+        for output in cell.outputs:
+            text = str(output.get("text", "")) + str(
+                {k: v for k, v in output.get("data", {}).items() if "image" not in k}
+            )
+            if machine := MACHINE.search(text):
+                found.append(f"{where} has an output that depends on the machine: {machine[0]!r}")
+            if "image/png" in output.get("data", {}) and not output.metadata.get("image/png", {}).get("alt"):
+                found.append(f"{where} has a figure without alt text")
+            if output.output_type == "error" and "raises-exception" not in cell.metadata.get("tags", []):
+                found.append(f"{where} ends with an error")
+            if output.get("name") == "stderr":
+                found.append(f"{where} has output on stderr")
+    return found
+
+
+def main() -> None:
+    """Execute, clean, check and write every notebook, and the README's picture; exit with status 1 if one is not as it should be."""
+    failed = False
+    with tempfile.TemporaryDirectory() as folder:
+        for step in STEPS:
+            executed = Path(folder) / path_of(step).name
+            try:
+                execute(step, executed, {})
+            except UserError as error:
+                sys.exit(str(error))
+            notebook = clean(nbformat.read(executed, as_version=4))
+            nbformat.write(notebook, path_of(step))
+            if step == "train":
+                images = [
+                    o.data["image/png"]
+                    for c in notebook.cells
+                    for o in c.get("outputs", [])
+                    if "image/png" in o.get("data", {})
+                ]
+                (PROJECT / "notebooks" / "losses.png").write_bytes(base64.b64decode(images[-1]))
+            found = problems(path_of(step))
+            failed |= bool(found)
+            print(f"{path_of(step).name}: {'; '.join(found) or 'executed, clean'}")
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()

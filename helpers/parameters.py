@@ -1,0 +1,113 @@
+"""What each notebook's parameters may be: one table, checked before any work is done."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import yaml
+
+from helpers.errors import ParameterError, RunError, nearest
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The type of a parameter, and the values that it may take: bounds (inclusive unless `open`) or choices."""
+
+    kind: type
+    low: float = -math.inf
+    high: float = math.inf
+    open: bool = False
+    choices: tuple[str, ...] = ()
+
+    def needed(self) -> str:
+        """What would do, in words."""
+        if self.choices:
+            return "it must be one of " + ", ".join(repr(c) for c in self.choices)
+        noun = {int: "a whole number", float: "a number", str: "a text that is not empty", bool: "true or false"}[
+            self.kind
+        ]
+        if self.high < math.inf:
+            return f"it must be {noun} between {self.low:g} and {self.high:g}" + (
+                ", both excluded" if self.open else ""
+            )
+        if self.low > -math.inf:
+            return f"it must be {noun} {'greater than' if self.open else 'of at least'} {self.low:g}"
+        return f"it must be {noun}"
+
+    def check(self, name: str, value: object) -> object:
+        """The value, an int made a float where a float is asked for; ParameterError where it does not fit."""
+        if self.kind is float and type(value) is int:
+            value = float(value)
+        fits = type(value) is self.kind
+        if fits and self.kind in (int, float):
+            inside = self.low < value < self.high if self.open else self.low <= value <= self.high
+            fits = math.isfinite(value) and inside
+        if fits and self.kind is str:
+            fits = value in self.choices if self.choices else bool(value.strip())
+        if not fits:
+            raise ParameterError(name, value, self.needed())
+        return value
+
+
+def _text(*choices: str) -> Rule:
+    return Rule(str, choices=choices)
+
+
+RULES: dict[str, dict[str, Rule]] = {
+    "load": {
+        "dataset": _text(),
+        "split": _text(),
+        "test_size": Rule(float, 0, 1, open=True),
+        "text_column": _text(),
+        "seed": Rule(int, 0, 2**32 - 1),
+    },
+    "preprocess": {"model": _text(), "num_proc": Rule(int, 1, 1024)},
+    "chunk": {"block_size": Rule(int, 2), "strategy": _text("concat", "document")},
+    "train": {
+        "model": _text(),
+        "learning_rate": Rule(float, 0, open=True),
+        "weight_decay": Rule(float, 0),
+        "num_train_epochs": Rule(float, 0, open=True),
+        "per_device_train_batch_size": Rule(int, 1),
+        "compute_dtype": _text("auto", "float32", "bfloat16"),
+        "seed": Rule(int, 0, 2**32 - 1),
+    },
+    "evaluate": {"per_device_eval_batch_size": Rule(int, 1)},
+    "infer": {
+        "prompt": _text(),
+        "max_new_tokens": Rule(int, 1),
+        "top_k": Rule(int, 0),
+        "top_p": Rule(float, 0, 1),
+        "temperature": Rule(float, 0, open=True),
+        "seed": Rule(int, 0, 2**32 - 1),
+    },
+}
+STEPS = tuple(RULES)
+
+
+def folder_of(step: str) -> str:
+    """`chunk` is `03_chunk`: the name of its notebook and of its folder in a run."""
+    if step not in STEPS:
+        raise RunError(f"There is no step {step!r}: {nearest(step, STEPS)}.")
+    return f"{STEPS.index(step) + 1:02d}_{step}"
+
+
+def check_parameters(step: str, parameters: Mapping[str, object]) -> dict[str, object]:
+    """The parameters of a step, each checked against its rule; ParameterError for one that is unknown or does not fit."""
+    rules = RULES[step]
+    for name, value in parameters.items():
+        if name not in rules:
+            raise ParameterError(f"{step}.{name}", value, f"there is no such parameter, {nearest(name, rules)}")
+    return {name: rules[name].check(name, value) for name, value in parameters.items()}
+
+
+def parse_value(text: str) -> object:
+    """A value as typed on a command line: YAML's types, and `1e-4` is a number."""
+    if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+", text):
+        return float(text)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return value if isinstance(value, (bool, int, float, str)) else text

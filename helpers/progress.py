@@ -1,0 +1,51 @@
+"""Progress of a long step: a bar in a notebook or terminal, and a line for whoever runs the notebook from outside."""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+FILE = "HELPERS_PROGRESS"  # environment variable: the file that the batch runner reads, set by it
+
+
+class Progress:
+    """How far a step is, in units of `what`; `advance` it as they are done."""
+
+    def __init__(self, total: int, what: str):
+        self.total, self.what, self.done = total, what, 0
+        self._file = os.environ.get(FILE)
+        self._bar, self._last = None, 0.0
+        if not self._file:
+            from tqdm.auto import tqdm
+
+            self._bar = tqdm(total=total, unit=f" {what}", leave=False)
+
+    def advance(self, units: int, note: str = "") -> None:
+        """`units` more are done; `note` is shown beside the bar."""
+        self.done += units
+        if self._bar is not None:
+            self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update(units)
+        elif time.monotonic() - self._last > 0.2:
+            self._last = time.monotonic()
+            state = {"done": self.done, "total": self.total, "what": self.what, "note": note}
+            temporary = f"{self._file}.new"
+            with open(temporary, "w") as f:
+                json.dump(state, f)
+            os.replace(temporary, self._file)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+@contextmanager
+def progress(total: int, what: str) -> Iterator[Progress]:
+    """A Progress that is closed at the end of the `with` block."""
+    bar = Progress(total, what)
+    try:
+        yield bar
+    finally:
+        bar.close()

@@ -1,0 +1,86 @@
+"""A run on one page: `report.html`, which needs no network and can be printed."""
+
+import html
+import json
+from pathlib import Path
+
+from helpers.display import draw_bars, draw_losses, html_picture
+from helpers.parameters import STEPS, folder_of
+from helpers.run import Run
+
+STYLE = """
+:root { color-scheme: light dark; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 50rem; margin: 2rem auto; padding: 0 1rem; }
+table { border-collapse: collapse; margin: 1rem 0; } td, th { padding: .2rem 1rem .2rem 0; text-align: left; vertical-align: top; }
+td.number { text-align: right; font-variant-numeric: tabular-nums; } tr { border-bottom: 1px solid #8884; }
+img { max-width: 100%; background: white; } blockquote { margin: 0 0 1rem; padding-left: 1rem; border-left: 3px solid #8888; white-space: pre-wrap; }
+"""
+
+
+def _table(rows: list[dict[str, object]]) -> str:
+    """Rows with the same keys as an HTML table."""
+    head = "".join(f"<th>{html.escape(str(key))}</th>" for key in rows[0])
+    body = ""
+    for row in rows:
+        cells = [
+            (f"{v:,.4g}" if isinstance(v, float) else f"{v:,}" if type(v) is int else ("" if v is None else str(v)), v)
+            for v in row.values()
+        ]
+        body += (
+            "<tr>"
+            + "".join(
+                f"<td{' class=number' if isinstance(v, (int, float)) else ''}>{html.escape(s)}</td>" for s, v in cells
+            )
+            + "</tr>"
+        )
+    return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def write_report(run: Run, name: str) -> Path:
+    """Write `report.html` into the folder of a complete run, from what its steps have left there."""
+    metrics = json.loads((run.folder / "metrics.json").read_text())
+    records = {step: run.record(step) for step in STEPS}
+    losses = json.loads((run.path("train") / "losses.json").read_text())
+    scores = json.loads((run.path("evaluate") / "perplexity.json").read_text())
+    generated = json.loads((run.path("infer") / "texts.json").read_text())
+    ratio, low, high = (metrics[k] for k in ("perplexity_ratio", "perplexity_ratio_low", "perplexity_ratio_high"))
+    both = {"base": metrics["perplexity_base"], "fine-tuned": metrics["perplexity_finetuned"]}
+    parts = [
+        f"<h1>Run {html.escape(name)}</h1>",
+        f"<p>Fine-tuning multiplied perplexity by {ratio:.3f} (95 % interval {low:.3f} to {high:.3f}, bootstrap over documents); "
+        f"{metrics['share_of_documents_better']:.0%} of the test documents became more likely.</p>",
+        html_picture(
+            draw_bars(both, "perplexity a token"),
+            f"Perplexity: base {both['base']:.1f}, fine-tuned {both['fine-tuned']:.1f}.",
+        ),
+        "<h2>Perplexity, by definition</h2>",
+        _table(scores),
+        "<h2>Training</h2>",
+        html_picture(
+            draw_losses(losses["history"], losses["base_loss"]), "Training and test loss against the steps of training."
+        ),
+        "<h2>Texts</h2>",
+        *(f"<h3>{html.escape(t['model'])}</h3><blockquote>{html.escape(t['text'])}</blockquote>" for t in generated),
+        "<h2>Numbers</h2>",
+        _table([{"name": key, "value": value} for key, value in metrics.items()]),
+        "<h2>Steps</h2>",
+        _table(
+            [
+                {
+                    "step": step,
+                    "seconds": record["seconds"],
+                    "peak memory (MB)": record["peak_memory_mb"],
+                    "parameters": ", ".join(f"{k} = {v}" for k, v in record["parameters"].items()),
+                }
+                for step, record in records.items()
+            ]
+        ),
+        "<ul>"
+        + "".join(f'<li><a href="{folder_of(s)}/{folder_of(s)}.ipynb">{folder_of(s)}.ipynb</a></li>' for s in STEPS)
+        + "</ul>",
+        "<p>Made with " + ", ".join(f"{k} {v}" for k, v in records["infer"]["versions"].items()) + ".</p>",
+    ]
+    path = run.folder / "report.html"
+    page = f"<!doctype html><html lang=en><meta charset=utf-8><title>Run {html.escape(name)}</title><style>{STYLE}</style><body>"
+    path.write_text(page + "\n".join(parts) + "</body></html>\n", encoding="utf-8")
+    return path
