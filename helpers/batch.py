@@ -29,13 +29,7 @@ def plan(profile: str, settings: Sequence[str] = ()) -> dict[str, dict[str, obje
 
     A setting without a step goes to each notebook that has the parameter. Raises UserError for whatever does not exist or fit.
     """
-    names = [path.stem for path in PROFILES.glob("*.yaml")]
-    if profile not in names:
-        raise UserError(f"There is no profile {profile!r}: {nearest(profile, names)}.")
-    chosen = yaml.safe_load((PROFILES / f"{profile}.yaml").read_text(encoding="utf-8")) or {}
-    for step in chosen:
-        folder_of(step)
-    parameters = {step: defaults(path_of(step)) | chosen.get(step, {}) for step in STEPS}
+    parameters = {step: defaults(path_of(step)) | values for step, values in read_profile(profile).items()}
     for values in parameters.values():
         values.pop("run_dir", None)
     for setting in settings:
@@ -56,6 +50,26 @@ def plan(profile: str, settings: Sequence[str] = ()) -> dict[str, dict[str, obje
         for home in homes:
             parameters[home][name] = text if RULES[home][name].kind is str else parse_value(text)
     return {step: _checked(step, values) for step, values in parameters.items()}
+
+
+def read_profile(name: str) -> dict[str, dict[str, object]]:
+    """What a profile sets, for every step; UserError where there is no such profile, or where it is no table of steps."""
+    names = [path.stem for path in PROFILES.glob("*.yaml")]
+    if name not in names:
+        raise UserError(f"There is no profile {name!r}: {nearest(name, names)}.")
+    try:
+        chosen = yaml.safe_load((PROFILES / f"{name}.yaml").read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"Profile {name!r} is no YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(chosen, dict):
+        raise UserError(f"Profile {name!r} must be a table of steps, such as train: {{seed: 1}}.")
+    for step in chosen:
+        folder_of(str(step))
+        if not isinstance(chosen[step] or {}, dict):
+            raise UserError(
+                f"Profile {name!r} has {step}: {chosen[step]!r}: it must be a table of parameters and values."
+            )
+    return {step: chosen.get(step) or {} for step in STEPS}
 
 
 def _checked(step: str, values: dict[str, object]) -> dict[str, object]:
@@ -81,7 +95,7 @@ def run(
         if number < first:
             if why := folder.problem(step):
                 raise RunError(f"--from is {start!r}: {why}; start from {step!r} or earlier.")
-        elif not (force or start == step) and folder.is_done(step, parameters[step]):
+        elif not force and start is None and folder.is_done(step, parameters[step]):
             console.print(f"[green]✓[/] {folder_of(step)}  done already, in {folder.record(step)['seconds']:.1f} s")
         else:
             _do(folder, step, parameters[step], console)

@@ -1,13 +1,16 @@
 """Where examples come from, which column holds their text, and a split that does not leak."""
 
+import hashlib
+import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from helpers.errors import DataError, ParameterError, nearest
-from helpers.run import source_of
+from helpers.run import fingerprint, source_of
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -33,25 +36,30 @@ def load_examples(dataset: str, split: str) -> "Dataset":
     import datasets
 
     path = source_of("dataset", dataset)
-    try:
-        if path is None and _looks_like_a_file(dataset):
+    if path is None and _looks_like_a_file(dataset):
+        raise DataError(f"dataset is {dataset!r}: there is no such file; relative paths start at the project's folder.")
+    if path is not None:
+        reader = {"path": _reader(path), "data_files": str(path)} | (
+            {"delimiter": "\t"} if ".tsv" in path.suffixes else {}
+        )
+        try:
+            datasets.load_dataset(**reader, split="train")
+        except Exception as error:  # the readers of five formats have no error in common
+            cause = _first_line(error.__cause__ or error)
             raise DataError(
-                f"dataset is {dataset!r}: there is no such file; relative paths start at the project's folder."
-            )
-        if path is not None:
-            found = datasets.load_dataset(_reader(path), data_files=str(path), split=split, **_options(path))
-        else:
-            found = datasets.load_dataset(dataset, split=split)
-    except (datasets.exceptions.DatasetGenerationError, UnicodeDecodeError) as error:
-        cause = str(error.__cause__ or error).split("\n")[0].rstrip(".")
-        raise DataError(f"dataset is {dataset!r}: the file is not readable as {_reader(path)} ({cause}).") from None
+                f"dataset is {dataset!r}: nothing in it could be read as {reader['path']} ({cause})."
+            ) from None
+    else:
+        reader = {"path": dataset}
+    try:
+        found = datasets.load_dataset(**reader, split=split)
     except (ConnectionError, FileNotFoundError) as error:
-        reason = str(error).split("\n")[0].rstrip(".")
-        raise DataError(f"dataset is {dataset!r}: it is no file here, and the Hub gave none ({reason}).") from None
+        raise DataError(
+            f"dataset is {dataset!r}: it is no file here, and the Hub gave none ({_first_line(error)})."
+        ) from None
     except (ValueError, AssertionError, KeyError, TypeError, RuntimeError) as error:
-        reason = str(error).split("\n")[0].rstrip(".")
         raise ParameterError(
-            "split", split, f"data set {dataset!r} has no such split ({reason}), try 'train[:1000]'"
+            "split", split, f"{dataset!r} has no such split ({_first_line(error)}), try 'train[:1000]'"
         ) from None
     asked = re.fullmatch(r".*\[(\d*):(\d+)\]", split)
     if asked and len(found) < int(asked[2]) - int(asked[1] or 0):
@@ -73,8 +81,8 @@ def _reader(path: Path) -> str:
     return READERS[suffix]
 
 
-def _options(path: Path) -> dict[str, str]:
-    return {"delimiter": "\t"} if ".tsv" in path.suffixes else {}
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
 
 
 def texts(examples: "Dataset", text_column: str) -> list[str]:
@@ -83,25 +91,23 @@ def texts(examples: "Dataset", text_column: str) -> list[str]:
     A nested column is named with dots, as `Dataset.flatten` names it (`answers.text`). Raises ParameterError for a column that
     is not there, or that holds something other than text.
     """
-    flat = examples.select_columns([c for c in examples.column_names if c == text_column.split(".")[0]]).flatten()
+    if text_column in examples.column_names and not isinstance(examples.features[text_column], dict):
+        flat = examples
+    else:
+        flat = examples.select_columns([c for c in examples.column_names if c == text_column.split(".")[0]]).flatten()
     if text_column not in flat.column_names:
         known = examples.flatten().column_names
-        there = ", ".join(known)
-        raise ParameterError(
-            "text_column", text_column, f"{nearest(text_column, known)} The columns are {there}".replace("? T", "? t")
-        )
+        hint, listed = nearest(text_column, known), f"the columns are {', '.join(known)}"
+        raise ParameterError("text_column", text_column, f"{hint}, {listed}" if "nearest" in hint else listed)
     column = flat[text_column][:]
     for value in column:
-        if not (
-            value is None
-            or isinstance(value, str)
-            or (isinstance(value, list) and all(isinstance(v, str) for v in value))
-        ):
-            found = type(value[0] if isinstance(value, list) and value else value).__name__
-            raise ParameterError(
-                "text_column", text_column, f"it holds {found}, choose a column of texts or of lists of texts"
-            )
-    return [value if isinstance(value, str) else " ".join(value or []) for value in column]
+        for part in value if isinstance(value, list) else [value]:
+            if not (part is None or isinstance(part, str)):
+                kind = type(part).__name__
+                raise ParameterError(
+                    "text_column", text_column, f"it holds {kind}, choose a column of texts or of lists of texts"
+                )
+    return [" ".join(part for part in value if part) if isinstance(value, list) else value or "" for value in column]
 
 
 def drop_empty(examples: "Dataset", text_column: str) -> "Dataset":
@@ -121,32 +127,12 @@ def drop_empty(examples: "Dataset", text_column: str) -> "Dataset":
 def near_duplicates(documents: list[str]) -> np.ndarray:
     """A group number for each document: near-duplicates share one.
 
-    Two documents are near-duplicates if at least half of the shorter one's runs of 8 words (or of all its words, if it has fewer) are in the
-    other; groups are closed under this. Case and punctuation do not count. Runs of words are compared by a 64-bit hash,
+    Two documents are near-duplicates if at least half of the shorter one's runs of 8 words are in the other; a document of
+    fewer words only matches one of the same words. Groups are closed under this. Case and punctuation do not count. Runs are
+    compared by a 64-bit hash,
     as in w-shingling (Broder 1997).
     """
-    vocabulary: dict[str, int] = {}
-    hashes, owners = [], []
-    for number, document in enumerate(documents):
-        words = np.array(
-            [vocabulary.setdefault(w, len(vocabulary) + 1) for w in re.findall(r"\w+", document.lower())], np.uint64
-        )
-        width = max(1, min(SHINGLE, len(words)))
-        runs = np.lib.stride_tricks.sliding_window_view(words, width) if len(words) else np.zeros((0, 1), np.uint64)
-        value = np.zeros(len(runs), np.uint64)
-        for column in range(width if len(words) else 0):
-            value = (value ^ runs[:, column]) * np.uint64(0x9E3779B97F4A7C15)
-            value ^= value >> np.uint64(29)
-        value = np.unique(value)
-        hashes.append(value)
-        owners.append(np.full(len(value), number, np.int64))
-    sizes = np.array([len(h) for h in hashes])
-    every, owner = np.concatenate(hashes), np.concatenate(owners)
-    order = np.lexsort((owner, every))
-    every, owner = every[order], owner[order]
-    # documents that hold the same run stand next to each other now: count the runs that each pair of neighbours shares
-    same = every[1:] == every[:-1]
-    pairs, shared = np.unique(np.stack([owner[:-1][same], owner[1:][same]], axis=1), axis=0, return_counts=True)
+    runs = _runs_of_words(documents)
     group = np.arange(len(documents))
 
     def root(i: int) -> int:
@@ -154,10 +140,37 @@ def near_duplicates(documents: list[str]) -> np.ndarray:
             i = group[i]
         return int(i)
 
-    for (a, b), count in zip(pairs.tolist(), shared.tolist(), strict=True):
-        if 2 * count >= min(sizes[a], sizes[b]):
-            group[max(root(a), root(b))] = min(root(a), root(b))
-    return np.array([root(i) for i in range(len(documents))])
+    seen: dict[bytes, int] = {}
+    for i, own in enumerate(runs):  # exact copies at once, so that what follows compares each text only once
+        group[i] = seen.setdefault(own.tobytes(), i) if len(own) else i
+    originals = [i for i in range(len(documents)) if group[i] == i]
+    holders: dict[int, list[int]] = {}
+    for i in originals:
+        for run in runs[i].tolist():
+            holders.setdefault(run, []).append(i)
+    for i in originals:
+        shared = Counter(j for run in runs[i].tolist() for j in holders[run] if j > i)
+        for j, count in shared.items():
+            if 2 * count >= min(len(runs[i]), len(runs[j])):
+                group[max(root(i), root(j))] = min(root(i), root(j))
+    return np.array([root(i) for i in range(len(documents))], np.int64)
+
+
+def _runs_of_words(documents: list[str]) -> list[np.ndarray]:
+    """The distinct runs of 8 words of each document, as sorted 64-bit hashes."""
+    vocabulary: dict[str, int] = {}
+    hashes = []
+    for document in documents:
+        words = np.array(
+            [vocabulary.setdefault(w, len(vocabulary) + 1) for w in re.findall(r"\w+", document.lower())], np.uint64
+        )
+        width = min(SHINGLE, len(words))
+        value = np.zeros(max(0, len(words) - width + 1) if width else 0, np.uint64)
+        for column in range(width):
+            value = (value ^ words[column : column + len(value)]) * np.uint64(0x9E3779B97F4A7C15)
+            value ^= value >> np.uint64(29)
+        hashes.append(np.unique(value))
+    return hashes
 
 
 def split_fairly(examples: "Dataset", text_column: str, test_size: float, seed: int) -> "DatasetDict":
@@ -195,6 +208,12 @@ def save(dataset: "DatasetDict", folder: Path) -> None:
 
     clean = {name: Dataset(part.flatten_indices().data) for name, part in dataset.items()}
     DatasetDict(clean).save_to_disk(folder)
+    for state in folder.glob("*/state.json"):  # datasets gives each a random fingerprint: take the content's
+        parts = "".join(fingerprint(part) for part in sorted(state.parent.glob("*.arrow")))
+        values = json.loads(state.read_text()) | {
+            "_fingerprint": hashlib.blake2b(parts.encode(), digest_size=8).hexdigest()
+        }
+        state.write_text(json.dumps(values, indent=2))
 
 
 def load(folder: Path) -> "DatasetDict":

@@ -32,7 +32,7 @@ class RunError(UserError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`did you mean 'x'? ` where something in `known` is close to `name`, else a list of what there is."""
+    """`the nearest is 'x'` where something in `known` is close to `name`, else a list of what there is."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
+    return f"the nearest is {close[0]!r}" if close else f"there are {', '.join(known)}"

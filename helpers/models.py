@@ -46,6 +46,7 @@ def load_model(name: str | Path) -> "PreTrainedModel":
     Raises ModelError where there is no such model, or where it is not a causal one.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -58,7 +59,7 @@ def load_model(name: str | Path) -> "PreTrainedModel":
             made = ", ".join(config.architectures or [config.model_type])
             raise ModelError(f"model is {str(name)!r}: it is no causal language model but {made}.")
         model = AutoModelForCausalLM.from_pretrained(_where(str(name)), dtype=torch.float32, use_safetensors=True)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"model is {str(name)!r}: no model could be loaded from it ({_first_line(error)}).") from None
     model.loss_type = "ForCausalLM"
     model.config.use_cache = False
@@ -66,9 +67,12 @@ def load_model(name: str | Path) -> "PreTrainedModel":
 
 
 def context_length(model_or_config: object) -> int:
-    """The greatest number of tokens that a model can attend to, read from its configuration."""
+    """The greatest number of tokens that a model can attend to; ModelError where its configuration states none."""
     config = getattr(model_or_config, "config", model_or_config)
-    return getattr(config, "max_position_embeddings", None) or config.n_positions
+    length = getattr(config, "max_position_embeddings", None)
+    if not length:
+        raise ModelError(f"The model is of type {config.model_type!r}: its configuration states no context length.")
+    return length
 
 
 def load_config(name: str) -> object:

@@ -17,7 +17,7 @@ from helpers.errors import UserError
 from helpers.parameters import STEPS, folder_of
 from helpers.run import PROJECT
 
-QUIET = ["--IPKernelApp.log_level=ERROR"]  # a kernel warns at each start that its loopback sockets are not encrypted
+QUIET = ["--IPKernelApp.log_level=CRITICAL"]  # a kernel warns at each start that its loopback sockets are not encrypted
 MACHINE = re.compile(r"/home/\w+|/root/|/tmp/\w+|/work/|/opt/|[A-Z]:\\\\|127\.0\.0\.1|object at 0x|\d+%\|")
 
 

@@ -2,10 +2,9 @@
 
 import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-import yaml
 
 from helpers.errors import ParameterError, RunError, nearest
 
@@ -28,21 +27,21 @@ class Rule:
             self.kind
         ]
         if self.high < math.inf:
-            return f"it must be {noun} between {self.low:g} and {self.high:g}" + (
+            return f"it must be {noun} between {self.low:,} and {self.high:,}" + (
                 ", both excluded" if self.open else ""
             )
         if self.low > -math.inf:
-            return f"it must be {noun} {'greater than' if self.open else 'of at least'} {self.low:g}"
+            return f"it must be {noun} {'greater than' if self.open else 'of at least'} {self.low}"
         return f"it must be {noun}"
 
     def check(self, name: str, value: object) -> object:
         """The value, an int made a float where a float is asked for; ParameterError where it does not fit."""
-        if self.kind is float and type(value) is int:
+        if self.kind is float and type(value) is int and abs(value) <= sys.float_info.max:
             value = float(value)
         fits = type(value) is self.kind
         if fits and self.kind in (int, float):
             inside = self.low < value < self.high if self.open else self.low <= value <= self.high
-            fits = math.isfinite(value) and inside
+            fits = inside and abs(value) < math.inf
         if fits and self.kind is str:
             fits = value in self.choices if self.choices else bool(value.strip())
         if not fits:
@@ -87,7 +86,7 @@ STEPS = tuple(RULES)
 
 
 def folder_of(step: str) -> str:
-    """`chunk` is `03_chunk`: the name of its notebook and of its folder in a run."""
+    """`chunk` is `03_chunk`: the name of its notebook and of its folder in a run; RunError where there is no such step."""
     if step not in STEPS:
         raise RunError(f"There is no step {step!r}: {nearest(step, STEPS)}.")
     return f"{STEPS.index(step) + 1:02d}_{step}"
@@ -95,6 +94,7 @@ def folder_of(step: str) -> str:
 
 def check_parameters(step: str, parameters: Mapping[str, object]) -> dict[str, object]:
     """The parameters of a step, each checked against its rule; ParameterError for one that is unknown or does not fit."""
+    folder_of(step)
     rules = RULES[step]
     for name, value in parameters.items():
         if name not in rules:
@@ -103,11 +103,13 @@ def check_parameters(step: str, parameters: Mapping[str, object]) -> dict[str, o
 
 
 def parse_value(text: str) -> object:
-    """A value as typed on a command line: YAML's types, and `1e-4` is a number."""
-    if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+", text):
-        return float(text)
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
-    return value if isinstance(value, (bool, int, float, str)) else text
+    """A value as typed on a command line: a whole number, a number (`1e-4` too), `true` or `false`, else the text itself."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind, pattern in ((int, r"[+-]?\d+"), (float, r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")):
+        if re.fullmatch(pattern, text, re.ASCII):
+            try:
+                return kind(text)
+            except ValueError:  # more digits than Python reads
+                return text
+    return text

@@ -38,7 +38,7 @@ class Score:
     @property
     def perplexity(self) -> float:
         """exp(loss): among how many equally likely tokens the model is in doubt, as a geometric mean."""
-        return math.exp(self.loss)
+        return _exp(self.loss)
 
     @property
     def bits_per_byte(self) -> float:
@@ -48,30 +48,37 @@ class Score:
     @property
     def word_perplexity(self) -> float:
         """exp(nats a word), words being what lies between white space."""
-        return math.exp(float(self.nats.sum()) / self.words)
+        return _exp(float(self.nats.sum()) / self.words)
+
+
+def _exp(nats: float) -> float:
+    """exp, infinite where a float64 cannot hold it."""
+    return math.exp(nats) if nats < 709 else math.inf
 
 
 def score_documents(
     model: "PreTrainedModel", documents: list[list[int]], texts: list[str], prefix: int, batch_size: int = 16
 ) -> Score:
-    """Each document once, in windows of the model's context that do not overlap, every token scored.
+    """Each token of each document once, in windows as long as the model's context.
 
     `documents` are token ids, `texts` the same documents as text. The first token is predicted from `prefix` (the end-of-text token),
-    the first token of each later window from the one before it. It is the rolling log likelihood of lm-evaluation-harness.
+    the first token of a later window from the one before it; the last window, which is shorter, sees what came before it as far as
+    the context reaches. It is the rolling log likelihood of lm-evaluation-harness.
     """
     context = context_length(model)
     windows, owners = [], []
     for number, ids in enumerate(documents):
         shifted = [prefix, *ids]
         for start in range(0, len(ids), context):
-            windows.append((shifted[start : start + context], shifted[start + 1 : start + context + 1]))
-            windows[-1] = (windows[-1][0][: len(windows[-1][1])], windows[-1][1])
+            end = min(start + context, len(ids))
+            first = max(0, end - context)  # a last window that is shorter looks back as far as the context allows
+            windows.append((shifted[first:end], [IGNORED] * (start - first) + ids[start:end]))
             owners.append(number)
     if not windows:
         raise DataError("There is not one token to score: the documents are empty.")
     nats, tokens = np.zeros(len(documents)), np.zeros(len(documents), np.int64)
     order = sorted(range(len(windows)), key=lambda i: -len(windows[i][1]))
-    with progress(sum(len(t) for _, t in windows), "tokens") as bar:
+    with progress(sum(map(len, documents)), "tokens") as bar:
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             inputs, targets = _pad([windows[i][0] for i in chosen], 0), _pad([windows[i][1] for i in chosen], IGNORED)
@@ -82,8 +89,9 @@ def score_documents(
                         f"The model gives document {owners[i]} a loss of {value}: its perplexity is not a number."
                     )
                 nats[owners[i]] += value
-                tokens[owners[i]] += len(windows[i][1])
-            bar.advance(sum(len(windows[i][1]) for i in chosen))
+            for i, count in zip(chosen, (targets != IGNORED).sum(1).tolist(), strict=True):
+                tokens[owners[i]] += count
+            bar.advance(int((targets != IGNORED).sum()))
     return Score(nats, tokens, sum(len(t.encode()) for t in texts), sum(len(t.split()) for t in texts))
 
 
@@ -120,7 +128,7 @@ def definitions(model: str, rolling: Score, blocks: Score, context: int, block_s
             "tokens": int(score.tokens.sum()),
             "perplexity": score.perplexity,
             "bits per byte": score.bits_per_byte if score.bytes else None,
-            "a word": score.word_perplexity if score.words else None,
+            "perplexity a word": score.word_perplexity if score.words else None,
         }
         for name, first, length, score in (
             ("rolling", "after end-of-text", context, rolling),

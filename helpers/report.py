@@ -23,7 +23,7 @@ def _table(rows: list[dict[str, object]]) -> str:
     body = ""
     for row in rows:
         cells = [
-            (f"{v:,.4g}" if isinstance(v, float) else f"{v:,}" if type(v) is int else ("" if v is None else str(v)), v)
+            (f"{v:,.5g}" if isinstance(v, float) else f"{v:,}" if type(v) is int else ("" if v is None else str(v)), v)
             for v in row.values()
         ]
         body += (

@@ -12,12 +12,13 @@ import json
 import os
 import platform
 import resource
+import shlex
 import shutil
 import sys
 import time
 from pathlib import Path
 
-from helpers.errors import RunError
+from helpers.errors import ParameterError, RunError
 from helpers.parameters import STEPS, check_parameters, folder_of
 
 FORMAT = 1  # of a step's record; a run folder with a greater one comes from newer code
@@ -96,8 +97,8 @@ class Run:
 
     @property
     def shown(self) -> str:
-        """The folder as a person would type it."""
-        return os.path.relpath(self.folder)
+        """The folder as a person would type it: `resolve` leads back to it."""
+        return os.path.relpath(self.folder, resolve("."))
 
     def path(self, step: str) -> Path:
         """The folder of a step's artifact."""
@@ -123,7 +124,10 @@ class Run:
         path = self.path(step) / "step.json"
         if not path.exists():
             return None
-        record = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            raise RunError(f"{path} is damaged: delete the folder it lies in, and do step {step!r} again.") from None
         if record.get("format", 0) > FORMAT:
             raise RunError(
                 f"{path} has format {record['format']}, this code reads up to {FORMAT}: update the code, or use another run_dir."
@@ -190,7 +194,7 @@ class Step:
         self.parameters = check_parameters(name, parameters)
         for need in NEEDS[name]:
             if why := run.problem(need):
-                command = f"python -m helpers run --run-dir {run.shown} --from {_first_to_do(run, name)}"
+                command = f"python -m helpers run --run-dir {shlex.quote(run.shown)} --from {_first_to_do(run, name)}"
                 raise RunError(f"{name} cannot start: {why}; make it with `{command}`.")
         self.inputs = {need: run.path(need) for need in NEEDS[name]}
         self.records = {need: run.record(need) for need in NEEDS[name]}
@@ -228,6 +232,8 @@ def begin(step: str, run_dir: str, **parameters: object) -> Step:
     Checks every parameter and the artifacts that the step needs before any work; raises ParameterError or RunError with
     one sentence that says what would do.
     """
+    if not isinstance(run_dir, str) or not run_dir.strip():
+        raise ParameterError("run_dir", run_dir, "it must be a text that is not empty")
     _refuse_unknown(step)
     return Step(Run(run_dir), step, parameters)
 

@@ -97,8 +97,12 @@ class Watch(TrainerCallback):
         """One step more."""
         losses = [e["loss"] for e in state.log_history if "loss" in e]
         self._bar.advance(1, f"loss {float(losses[-1]):.2f}" if losses else "")
-        if control.should_evaluate or state.global_step == state.max_steps:
+        if control.should_evaluate:
             self._pause()
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        """An evaluation may follow."""
+        self._pause()
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         """Stop at a loss that is not a number."""

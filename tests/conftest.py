@@ -8,10 +8,13 @@ os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 
 PROJECT = Path(__file__).parent.parent
 REAL_TEXT = PROJECT.parent / "shared" / "data" / "eli5-category-validation-2.json.gz"
+
+torch.set_num_threads(1)  # the models here are so small that a second thread costs more than it does
 
 quiet = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]}
 settings.register_profile("quick", max_examples=60, derandomize=True, **quiet)

@@ -20,7 +20,8 @@ CATEGORIES = [
     "Psychology",
     "Repost",
     "Technology",
-] + ["Earth Science"]
+    "Earth Science",
+]
 COLUMNS = ["q_id", "category", "title", "title_urls", "selftext", "selftext_urls", "subreddit", "answers"]
 
 

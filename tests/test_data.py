@@ -1,0 +1,362 @@
+"""Examples from every kind of file, the column that holds text, and a split that does not leak."""
+
+import gzip
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import datasets
+import numpy as np
+import pandas as pd
+import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from helpers import drop_empty, load, load_examples, near_duplicates, save, split_fairly, texts
+from helpers.errors import DataError, ParameterError, UserError
+
+RECORDS = [{"n": i, "text": t} for i, t in enumerate(["Plain", 'a "quote", a comma', "Ünïcode ☂", "  spaces "] * 3)]
+LINES = "".join(json.dumps(r) + "\n" for r in RECORDS).encode()
+FRAME = pd.DataFrame(RECORDS)
+WRITERS = {
+    "x.json": lambda p: p.write_text(json.dumps(RECORDS)),
+    "x.json.gz": lambda p: p.write_bytes(gzip.compress(json.dumps(RECORDS).encode())),
+    "x.jsonl": lambda p: p.write_bytes(LINES),
+    "x.jsonl.gz": lambda p: p.write_bytes(gzip.compress(LINES)),
+    "x.csv": lambda p: FRAME.to_csv(p, index=False),
+    "x.tsv": lambda p: FRAME.to_csv(p, index=False, sep="\t"),
+    "x.tsv.gz": lambda p: FRAME.to_csv(p, index=False, sep="\t"),
+    "x.parquet": lambda p: FRAME.to_parquet(p, index=False),
+}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_records_come_out_of_a_file_as_they_went_in(tmp_path, name):
+    WRITERS[name](tmp_path / name)
+    assert load_examples(str(tmp_path / name), "train").to_list() == RECORDS
+
+
+@pytest.mark.parametrize("name", ["x.txt", "x.text", "x.txt.gz"])
+def test_each_line_of_a_text_file_is_an_example(tmp_path, name):
+    lines = "one\n\ntwo, ☂\n".encode()
+    (tmp_path / name).write_bytes(gzip.compress(lines) if name.endswith("gz") else lines)
+    assert load_examples(str(tmp_path / name), "train").to_dict() == {"text": ["one", "", "two, ☂"]}
+
+
+def test_the_embedded_examples_have_the_columns_of_eli5_category():
+    examples = load_examples("embedded", "train")
+    assert len(examples) >= 60
+    assert set(examples.column_names) == set(
+        ["q_id", "category", "title", "title_urls", "selftext", "selftext_urls", "subreddit", "answers"]
+    )
+    assert len(set(examples["q_id"])) == len(examples)
+    for answers in examples["answers"]:
+        assert set(answers) == {"a_id", "text", "text_urls", "score"}
+        assert {len(v) for v in answers.values()} == {len(answers["text"])} != {0}
+
+
+@pytest.mark.parametrize(
+    ("split", "expected"),
+    [("train[:3]", [0, 1, 2]), ("train[2:5]", [2, 3, 4]), ("train[-2:]", [10, 11]), ("train[:25%]", [0, 1, 2]), ("train", list(range(12)))],
+)  # fmt: skip
+def test_slices_of_the_split(tmp_path, capsys, split, expected):
+    WRITERS["x.jsonl"](tmp_path / "x.jsonl")
+    assert load_examples(str(tmp_path / "x.jsonl"), split)["n"][:] == expected
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(("split", "asked", "there"), [("train[:5000]", "5,000", 12), ("train[10:20]", "10", 2)])
+def test_more_than_there_is_is_said_and_goes_on(tmp_path, capsys, split, asked, there):
+    WRITERS["x.jsonl"](tmp_path / "x.jsonl")
+    assert len(load_examples(str(tmp_path / "x.jsonl"), split)) == there
+    said = capsys.readouterr().out
+    assert f"{asked} examples were asked for" in said and f"has {there}" in said
+
+
+def test_a_file_that_has_changed_is_read_anew(tmp_path):
+    path = tmp_path / "x.jsonl"
+    for value in (1, 2):
+        path.write_text(json.dumps({"n": value}) + "\n")
+        assert load_examples(str(path), "train")["n"][:] == [value]
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path):
+    for name in ("no/such.jsonl", str(tmp_path / "gone.csv.gz"), "./gone"):
+        with pytest.raises(DataError, match="dataset is .*no such file") as error:
+            load_examples(name, "train")
+        assert repr(name) in str(error.value)
+
+
+BINARY = b"\x00\xff\xfe\x81 neither {] text\n" * 5
+BROKEN = {
+    "half.json": b'[{"a": 1,', "binary.json": BINARY, "empty.json": b"",
+    "line.jsonl": b'{"a": 1}\nhello\n', "empty.jsonl": b"",
+    "plain.jsonl.gz": b'{"a": 1}\n', "cut.jsonl.gz": gzip.compress(LINES)[:-12],
+    "ragged.csv": b"a,b\n1,2\n1,2,3,4\n", "binary.csv": BINARY, "empty.csv": b"", "plain.csv.gz": b"a,b\n1,2\n",
+    "ragged.tsv": b"a\tb\n1\t2\n1\t2\t3\n", "binary.tsv": BINARY,
+    "text.parquet": b"hello, I am a text", "empty.parquet": b"",
+    "binary.txt": BINARY, "empty.txt": b"", "plain.txt.gz": b"hello\n",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_file_that_is_not_what_its_ending_claims_is_refused(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(BROKEN[name])
+    with pytest.raises(DataError) as error:
+        load_examples(str(path), "train")
+    message = str(error.value)
+    kind = {"jsonl": "json", "tsv": "csv", "txt": "text"}.get(name.split(".")[1], name.split(".")[1])
+    assert "dataset" in message and str(path) in message and kind in message and "\n" not in message
+
+
+def test_a_file_with_no_records_is_a_fault_of_the_data_not_of_the_split(tmp_path):
+    (tmp_path / "none.json").write_text("[]")
+    with pytest.raises(DataError, match=r"none\.json"):
+        load_examples(str(tmp_path / "none.json"), "train")
+
+
+@pytest.mark.parametrize("name", ["x.xml", "x", "x.gz", "folder.json"])
+def test_an_unknown_ending_is_refused_with_those_that_would_do(tmp_path, name):
+    (tmp_path / name).mkdir() if name == "folder.json" else (tmp_path / name).write_text("<a/>")
+    with pytest.raises(DataError, match=r"dataset is .*\.json.*\.csv.*\.parquet.*\.txt") as error:
+        load_examples(str(tmp_path / name), "train")
+    assert name in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["nobody/nothing-of-the-kind", "eli5-category-of-nobody"])
+def test_a_name_on_the_hub_without_network_gives_one_sentence_quickly(name):
+    began = time.monotonic()
+    with pytest.raises(DataError, match="no file here.*Hub") as error:
+        load_examples(name, "train")
+    assert time.monotonic() - began < 5
+    assert repr(name) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("split", ["test", "train[", "train[500:600]", ""])
+def test_a_split_that_does_not_exist_is_refused(tmp_path, split):
+    WRITERS["x.jsonl"](tmp_path / "x.jsonl")
+    with pytest.raises(ParameterError, match=r"split is .*train\[:1000\]") as error:
+        load_examples(str(tmp_path / "x.jsonl"), split)
+    assert repr(split) in str(error.value)
+
+
+MIXED = Dataset.from_dict(
+    {
+        "title": ["a", None, ""],
+        "parts": [["b", "c"], None, []],
+        "answers": [{"text": ["d", "e"], "score": [1, 2]}, {"text": [], "score": []}, None],
+        "void": [None, None, None],
+        "number": [1, 2, 3],
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [("title", ["a", "", ""]), ("parts", ["b c", "", ""]), ("answers.text", ["d e", "", ""]), ("void", ["", "", ""])],
+)
+def test_the_text_of_a_column(column, expected):
+    assert texts(MIXED, column) == expected
+
+
+def test_nothing_within_a_list_of_texts_is_passed_over():
+    assert texts(Dataset.from_dict({"parts": [["a", None, "b"], [None]]}), "parts") == ["a b", ""]
+
+
+def test_a_column_whose_own_name_has_a_dot():
+    assert texts(MIXED.flatten(), "answers.text") == ["d e", "", ""]
+
+
+@pytest.mark.parametrize(("column", "near"), [("titel", "title"), ("answer.text", "answers.text"), ("answers", None)])
+def test_a_column_that_is_not_there_is_refused_with_those_that_are(column, near):
+    with pytest.raises(ParameterError, match="text_column is ") as error:
+        texts(MIXED, column)
+    assert repr(column) in str(error.value)
+    assert near is None or f"the nearest is '{near}'" in str(error.value)
+    assert all(c in str(error.value) for c in MIXED.flatten().column_names)
+
+
+def test_columns_are_listed_once_where_none_is_near():
+    with pytest.raises(ParameterError) as error:
+        texts(MIXED, "zzz")
+    assert str(error.value).count("answers.score") == 1
+
+
+@pytest.mark.parametrize(("column", "kind"), [("number", "int"), ("answers.score", "int")])
+def test_a_column_of_numbers_is_refused(column, kind):
+    with pytest.raises(ParameterError, match=f"text_column is '{column}': it holds {kind}.*texts"):
+        texts(MIXED, column)
+
+
+def test_examples_without_text_are_left_out_and_counted(capsys):
+    examples = Dataset.from_dict({"t": ["a", None, " \n", "b"], "n": [0, 1, 2, 3]})
+    assert drop_empty(examples, "t")["n"][:] == [0, 3]
+    assert "2 of 4 examples" in capsys.readouterr().out
+    assert len(drop_empty(examples.select([0, 3]), "t")) == 2
+    assert capsys.readouterr().out == ""
+    with pytest.raises(DataError, match="None of the 2 examples.*'t'.*text_column"):
+        drop_empty(examples.select([1, 2]), "t")
+
+
+def runs_of(document):
+    words = re.findall(r"\w+", document.lower())
+    return {tuple(words[i : i + 8]) for i in range(max(1, len(words) - 7))} if words else set()
+
+
+def slow_groups(documents):
+    runs, group = [runs_of(d) for d in documents], list(range(len(documents)))
+    for i in range(len(documents)):
+        for j in range(i):
+            shared, shorter = len(runs[i] & runs[j]), min(len(runs[i]), len(runs[j]))
+            if shared and 2 * shared >= shorter:
+                group = [group[j] if g == group[i] else g for g in group]
+    return group
+
+
+def partition(groups):
+    return [list(groups).index(g) for g in groups]
+
+
+BASE = [f"w{i}" for i in range(36)]
+SLICES = st.tuples(st.integers(0, 30), st.integers(0, 20)).map(lambda t: " ".join(BASE[t[0] : t[0] + t[1]]))
+TEXT = st.lists(SLICES, max_size=4).map(", ".join) | st.lists(st.sampled_from(["so", "So,", "it"]), max_size=14).map(" ".join)  # fmt: skip
+TEXTS = st.lists(TEXT, min_size=1, max_size=10)
+
+
+@given(TEXTS)
+@example(["", "?!"])
+@example(["A b, c.", "a B c", "a b c d"])
+@example([" ".join(BASE[:16]), " ".join(BASE[:12] + ["x"] * 9), " ".join(BASE[:11] + ["y"] * 20)])
+def test_near_duplicates_equal_the_slow_oracle(documents):
+    assert partition(near_duplicates(documents)) == partition(slow_groups(documents))
+
+
+def test_two_copies_are_found_although_others_quote_parts_of_them():
+    parts = [" ".join(f"p{part}w{i}" for i in range(30)) for part in range(4)]
+    quotes = [part + " " + " ".join(f"own{n}w{i}" for i in range(200)) for n, part in enumerate(parts)]
+    documents = [" ".join(parts), *quotes, " ".join(parts)]
+    assert partition(slow_groups(documents)) == [0, 1, 2, 3, 4, 0]
+    assert partition(near_duplicates(documents)) == [0, 1, 2, 3, 4, 0]
+
+
+def test_no_documents_have_no_groups():
+    assert len(near_duplicates([])) == 0
+
+
+def numbered(documents):
+    return Dataset.from_dict({"n": range(len(documents)), "t": documents})
+
+
+@given(TEXTS, st.floats(0.05, 0.95), st.integers(0, 2**32 - 1))
+def test_a_fair_split_keeps_groups_whole_and_the_share_near(documents, test_size, seed):
+    groups = np.array(slow_groups(documents))
+    sizes, target = Counter(groups.tolist()), max(1, round(test_size * len(documents)))
+    try:
+        parts = split_fairly(numbered(documents), "t", test_size, seed)
+    except ParameterError as error:
+        assert "test_size" in str(error) and repr(test_size) in str(error)
+        assert min(sizes.values()) > 1.1 * target or len(documents) <= 1.1 * target
+        return
+    train, test = parts["train"]["n"][:], parts["test"]["n"][:]
+    assert sorted(train + test) == list(range(len(documents))) and train and test
+    assert not set(groups[train]) & set(groups[test])
+    assert len(test) <= 1.1 * target
+    assert len(test) >= target or all(len(test) + sizes[g] > 1.1 * target for g in groups[train])
+
+
+def test_a_split_depends_on_the_seed_and_on_nothing_else():
+    examples = numbered([f"text {i}" for i in range(40)])
+    chosen = [split_fairly(examples, "t", 0.25, seed)["test"]["n"][:] for seed in (1, 1, 2)]
+    assert [len(c) for c in chosen] == [10, 10, 10]
+    assert chosen[0] == chosen[1] != chosen[2]
+
+
+@pytest.mark.parametrize("documents", [["a b c"] * 5, ["only one"], []])
+def test_a_split_that_leaves_one_side_empty_is_refused(documents):
+    examples = Dataset.from_dict({"t": documents}, features=Features({"t": Value("string")}))
+    with pytest.raises(UserError, match="test_size is 0.2.*more examples"):
+        split_fairly(examples, "t", 0.2, 0)
+
+
+def test_a_planted_copy_never_lies_on_both_sides_as_it_does_with_train_test_split():
+    documents = [" ".join(f"d{n}w{i}" for i in range(20)) for n in range(30)]
+    documents.append(documents[7].upper() + " edited")
+    examples = numbered(documents)
+
+    def torn(parts):
+        return len({7, 30} & set(parts["test"]["n"])) == 1
+
+    assert not any(torn(split_fairly(examples, "t", 0.3, seed)) for seed in range(20))
+    assert any(torn(examples.train_test_split(test_size=0.3, seed=seed)) for seed in range(20))
+
+
+def test_the_real_text_is_read_whole_and_split_without_a_leak(real_text):
+    examples = load_examples(str(real_text), "train")
+    assert len(examples) == 2375
+    parts = split_fairly(examples, "answers.text", 0.2, 0)
+    assert len(parts["train"]) + len(parts["test"]) == 2375
+    assert abs(len(parts["test"]) - 475) <= 47
+    train, test = ([runs_of(t) for t in texts(part, "answers.text")] for part in parts.values())
+    holders = {}
+    for number, runs in enumerate(train):
+        for run in runs:
+            holders.setdefault(run, []).append(number)
+    for runs in test:
+        for number, shared in Counter(n for run in runs for n in holders.get(run, ())).items():
+            assert 2 * shared < min(len(runs), len(train[number]))
+
+
+def contents(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_what_is_saved_is_loaded_and_map_leaves_no_cache_beside_it(tmp_path):
+    features = Features({"t": Value("string"), "kind": ClassLabel(names=["x", "y"])})
+    whole = Dataset.from_dict({"t": ["a", None, "c"], "kind": [0, 1, 0]}, features=features)
+    parts = DatasetDict(train=whole.select([2, 0]), test=whole.select([1]))
+    save(parts, tmp_path / "saved")
+    back, before = load(tmp_path / "saved"), contents(tmp_path / "saved")
+    assert list(back) == ["train", "test"] and back["train"].features == features
+    assert {k: v.to_list() for k, v in back.items()} == {k: v.to_list() for k, v in parts.items()}
+    back["train"].map(lambda row: {"t": "new"}).filter(lambda row: True)
+    assert contents(tmp_path / "saved") == before
+    datasets.load_from_disk(tmp_path / "saved")["train"].map(lambda row: {"t": "new"})
+    assert contents(tmp_path / "saved") != before
+
+
+SAVES = """
+import sys, pathlib, datasets, helpers
+datasets.config.HF_DATASETS_CACHE = pathlib.Path(sys.argv[1]).parent / "cache"
+parts = helpers.split_fairly(helpers.drop_empty(helpers.load_examples(sys.argv[1], "train"), "text"), "text", 0.3, 0)
+helpers.save(parts, pathlib.Path(sys.argv[2]))
+"""
+
+
+def test_two_processes_save_the_same_bytes_and_neither_path_nor_time(tmp_path):
+    records = [{"n": i, "text": f"text {i}"} for i in range(20)] + [{"n": 20, "text": ""}]
+    jobs, began = [], time.time()
+    for name in ("first", "second-folder"):
+        source = tmp_path / name / "x.jsonl"
+        source.parent.mkdir()
+        source.write_text("".join(json.dumps(r) + "\n" for r in records))
+        os.utime(source, (began, began - 1000 * len(name)))
+        command = [sys.executable, "-c", SAVES, str(source), str(tmp_path / name / "saved")]
+        jobs.append(subprocess.Popen(command, env=os.environ | {"PYTHONHASHSEED": str(len(name))}))
+    assert [job.wait(timeout=100) for job in jobs] == [0, 0]
+    first, second = (contents(tmp_path / name / "saved") for name in ("first", "second-folder"))
+    assert first == second
+    assert {n.split("/")[-1] for n in first} == {"dataset_dict.json", "dataset_info.json", "state.json", "data-00000-of-00001.arrow"}  # fmt: skip
+    for held in first.values():
+        assert str(tmp_path).encode() not in held and b".jsonl" not in held
+        assert str(int(began))[:6].encode() not in held and time.strftime("%Y-%m").encode() not in held

@@ -1,0 +1,111 @@
+"""One environment, however it is made: the lock, pyproject.toml, environment.yml, make, and what is installed here."""
+
+import fnmatch
+import importlib.metadata
+import os
+import re
+import subprocess
+import tomllib
+
+import pytest
+import yaml
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from helpers.run import PROJECT
+
+PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+LINES = [line for line in (PROJECT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
+PINS = [line.split("==") for line in LINES if re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!]+", line)]
+LOCK = {canonicalize_name(name): Version(version) for name, version in PINS}
+DECLARED = [Requirement(text) for text in PYPROJECT["dependencies"] + PYPROJECT["optional-dependencies"]["dev"]]
+CUDA = ("nvidia-", "cuda-", "triton")  # torch pins these itself, in its builds that have them
+UNPINNED = {"pip", "setuptools", canonicalize_name(PYPROJECT["name"])}
+
+
+def test_every_line_of_the_lock_is_one_exact_version():
+    assert ["==".join(pin) for pin in PINS] == LINES
+    assert len(LOCK) == len(LINES) > len(DECLARED)
+
+
+@pytest.mark.parametrize("requirement", DECLARED, ids=str)
+def test_the_lock_pins_what_is_declared_within_its_bounds(requirement):
+    assert requirement.specifier, "it has no bound"
+    assert LOCK[canonicalize_name(requirement.name)] in requirement.specifier
+
+
+def test_torch_is_pinned_the_same_everywhere():
+    (torch,) = (requirement for requirement in DECLARED if requirement.name == "torch")
+    assert str(torch.specifier) == f"=={LOCK['torch']}"
+    assert re.findall(r"torch==([\w.]+)", (PROJECT / "Makefile").read_text()) == [str(LOCK["torch"])]
+
+
+def test_what_is_installed_is_the_lock():
+    installed = {canonicalize_name(d.name): Version(d.version) for d in importlib.metadata.distributions()}
+    ours = {name for name in installed if name not in UNPINNED and not name.startswith(CUDA)}
+    assert {name: Version(installed[name].public) for name in ours} == LOCK
+
+
+def test_the_lock_holds_what_its_packages_need():
+    missing = []
+    for name in LOCK:
+        for text in importlib.metadata.requires(name) or []:
+            requirement = Requirement(text)
+            applies = not requirement.marker or requirement.marker.evaluate({**default_environment(), "extra": ""})
+            needed = canonicalize_name(requirement.name)
+            ours = needed not in UNPINNED and not needed.startswith(CUDA)
+            if applies and ours and (needed not in LOCK or LOCK[needed] not in requirement.specifier):
+                missing.append(f"{name} needs {text}")
+    assert missing == []
+
+
+def test_conda_installs_the_lock_and_this_package():
+    environment = yaml.safe_load((PROJECT / "environment.yml").read_text())
+    conda = [entry for entry in environment["dependencies"] if isinstance(entry, str)]
+    (pip,) = (entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
+    assert pip == ["-r requirements.lock", "-e ."]
+    python = [entry.partition("=")[2] for entry in conda if entry.startswith("python=")]
+    assert len(python) == 1 and Version(python[0]) in SpecifierSet(PYPROJECT["requires-python"])
+    assert sorted(entry.partition("=")[0] for entry in conda) == ["pip", "python"]
+
+
+def test_make_help_lists_every_target_that_has_a_description():
+    described = re.findall(r"^([^\s:#]+):[^\n]*?## *(.+)$", (PROJECT / "Makefile").read_text(), re.M)
+    assert {"run", "test", "test-full", "notebooks", "check"} <= {target for target, _ in described}
+    for arguments in ([], ["help"]):
+        shown = subprocess.run(["make", *arguments], cwd=PROJECT, capture_output=True, text=True, check=True).stdout
+        assert [line.split(maxsplit=1) for line in shown.splitlines()] == [list(pair) for pair in described]
+
+
+def test_every_target_has_a_description_and_is_phony():
+    makefile = (PROJECT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z][\w-]*):", makefile, re.M))
+    assert targets == set(re.findall(r"^([a-z][\w-]*):.*##", makefile, re.M))
+    assert targets == set(re.search(r"^\.PHONY: (.+)$", makefile, re.M)[1].split())
+
+
+@pytest.mark.parametrize("status", [0, 3])
+def test_continuous_integration_is_make_test_in_the_project(tmp_path, status):
+    make = tmp_path / "make"
+    make.write_text(f'#!/bin/sh\necho "$PWD: make $*"\nexit {status}\n')
+    make.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    script = PROJECT / ".ci" / "run"
+    result = subprocess.run([script], cwd=tmp_path, env={**os.environ, "PATH": path}, capture_output=True, text=True)
+    assert result.stdout == f"{PROJECT.resolve()}: make test\n" and result.returncode == status
+
+
+def test_no_file_holds_the_path_of_the_checkout():
+    ignored = [line.rstrip("/") for line in (PROJECT / ".gitignore").read_text().split()] + [".git"]
+    found, checked = [], 0
+    for folder, subfolders, files in os.walk(PROJECT):
+        subfolders[:] = [name for name in subfolders if not any(fnmatch.fnmatch(name, i) for i in ignored)]
+        for path in (PROJECT / folder / name for name in files):
+            if path.is_file():
+                checked += 1
+                if str(PROJECT).encode() in path.read_bytes():
+                    found.append(str(path.relative_to(PROJECT)))
+    assert found == [] and checked > 30

@@ -1,0 +1,104 @@
+"""The notebooks as files: committed clean and executed; and the plugin that runs them as tests lets nothing through."""
+
+import copy
+import subprocess
+import sys
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from helpers.notebooks import PROJECT, clean, path_of, problems
+from helpers.parameters import STEPS
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_the_committed_notebook_has_no_problem_and_is_clean(step):
+    assert problems(path_of(step)) == []
+    notebook = nbformat.read(path_of(step), as_version=4)
+    assert clean(copy.deepcopy(notebook)) == notebook
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_the_committed_notebook_is_for_reading(step):
+    cells = nbformat.read(path_of(step), as_version=4).cells
+    prose = "\n".join(c.source for c in cells if c.cell_type == "markdown")
+    assert cells[0].source.startswith(f"# {STEPS.index(step) + 1} · ")
+    assert all(row in cells[0].source for row in ("**In**", "**Out**", "**Takes**"))
+    assert cells[1].metadata.tags == ["parameters"]
+    assert "## Summary" in prose and prose.split("## Exercises")[1].count("\n") == 4
+    assert all(line.split("#")[1:] for line in cells[1].source.splitlines())
+
+
+PARAMETERS = new_code_cell("a: int = 1", execution_count=1, metadata={"tags": ["parameters"]})
+FLAWS = {
+    "tagged 'parameters'": [new_code_cell("1", execution_count=1)],
+    "median": [PARAMETERS, *(new_code_cell("1\n" * 9, execution_count=n) for n in (2, 3))],
+    "defines something": [PARAMETERS, new_code_cell("def f(): pass", execution_count=2)],
+    "from top to bottom": [PARAMETERS, new_code_cell("1", execution_count=7)],
+    "depends on the machine": [
+        PARAMETERS,
+        new_code_cell("1", execution_count=2, outputs=[new_output("stream", text="in /home/someone/x")]),
+    ],
+    "alt text": [
+        PARAMETERS,
+        new_code_cell("1", execution_count=2, outputs=[new_output("display_data", {"image/png": "aGk="})]),
+    ],
+    "ends with an error": [
+        PARAMETERS,
+        new_code_cell("1", execution_count=2, outputs=[new_output("error", ename="E", evalue="e", traceback=[])]),
+    ],
+    "stderr": [
+        PARAMETERS,
+        new_code_cell("1", execution_count=2, outputs=[new_output("stream", name="stderr", text="w")]),
+    ],
+}
+
+
+@pytest.mark.parametrize("flaw", FLAWS)
+def test_a_flaw_is_found(tmp_path, flaw):
+    nbformat.write(new_notebook(cells=FLAWS[flaw]), tmp_path / "flawed.ipynb")
+    found = problems(tmp_path / "flawed.ipynb")
+    assert len(found) == 1 and flaw in found[0]
+
+
+def test_cleaning_takes_away_what_an_execution_leaves():
+    widget = new_output("display_data", {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "Box()"})
+    kept = new_output("execute_result", {"text/plain": "1"}, execution_count=9)
+    cells = [
+        new_code_cell("a = 2", metadata={"tags": ["injected-parameters"]}),
+        new_code_cell("a", execution_count=9, outputs=[kept, widget, new_output("stream", name="stderr", text="w")]),
+        new_markdown_cell("b", metadata={"papermill": {"duration": 1}}),
+    ]
+    notebook = clean(new_notebook(cells=cells, metadata={"papermill": {"input_path": "here"}}))
+    assert [c.source for c in notebook.cells] == ["a", "b"]
+    assert [o.data for o in notebook.cells[0].outputs] == [{"text/plain": "1"}]
+    assert notebook.cells[0].outputs[0].execution_count == notebook.cells[0].execution_count == 1
+    assert "papermill" not in nbformat.writes(notebook)
+
+
+def run_cells(folder, *sources, tags=()):
+    """The outcome that nbval with the plugin reports for a notebook of these cells."""
+    cells = [new_code_cell(s, metadata={"tags": list(tags)}) for s in sources]
+    nbformat.write(new_notebook(cells=cells), folder / "x.ipynb")
+    command = [sys.executable, "-m", "pytest", "-q", "--rootdir", str(PROJECT), "-c", str(PROJECT / "pyproject.toml")]
+    return subprocess.run(
+        [*command, str(folder / "x.ipynb")], cwd=PROJECT, capture_output=True, text=True, timeout=100
+    ).stdout
+
+
+def test_a_dead_kernel_is_found_at_once_and_what_follows_is_skipped(tmp_path):
+    out = run_cells(tmp_path, "import os; os._exit(9)", "1")
+    assert "The kernel died" in out and "1 failed, 1 skipped" in out
+
+
+def test_a_missing_exception_fails(tmp_path):
+    assert "raised nothing" in run_cells(tmp_path, "1", tags=["raises-exception"])
+
+
+def test_an_error_that_nbval_does_not_see_fails(tmp_path):
+    assert "1 failed" in run_cells(tmp_path, "%no_such_magic")
+
+
+def test_a_good_notebook_passes(tmp_path):
+    assert "2 passed" in run_cells(tmp_path, "a = 1", "print(a)")

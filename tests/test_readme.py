@@ -1,0 +1,53 @@
+"""What the README says is true: its commands, its files, and the figures that it takes from the notebooks."""
+
+import re
+
+import nbformat
+import pytest
+import yaml
+
+from helpers.batch import PROFILES, plan
+from helpers.notebooks import PROJECT, path_of
+
+README = (PROJECT / "README.md").read_text()
+
+
+def printed(step):
+    """All that the committed notebook of a step shows as text."""
+    cells = nbformat.read(path_of(step), as_version=4).cells
+    return "\n".join(o.get("text", "") for c in cells if c.cell_type == "code" for o in c.outputs)
+
+
+def test_the_figures_are_those_of_the_committed_notebook():
+    table = dict(re.findall(r"^\| (perplexity|bits per byte) \| (.+?) \|$", README, re.M))
+    rolling = re.findall(r"rolling .*? (\d+\.\d+) +(\d\.\d+) ", printed("evaluate"))
+    for name, place, digits in (("perplexity", 0, 2), ("bits per byte", 1, 3)):
+        stated = [float(value) for value in table[name].split(" | ")]
+        shown = [float(row[place]) for row in rolling]  # rounded to three digits itself
+        assert stated == pytest.approx(shown, abs=0.5 * 10**-digits + 0.0005)
+    numbers = dict(re.findall(r"^(perplexity_ratio\w*) +(\S+)$", printed("evaluate"), re.M))
+    stated = re.search(r"perplexity × (\S+), with a 95 % interval of (\S+) to ([\d.]+)", README).groups()
+    shown = [float(numbers[f"perplexity_ratio{end}"]) for end in ("", "_low", "_high")]  # rounded to four digits
+    assert [float(value) for value in stated] == pytest.approx(shown, abs=0.00055)
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)#]+)\)", README))))
+def test_what_it_links_to_is_there(target):
+    assert (PROJECT / target).exists()
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"(?:^|[`(\s])make ([a-z-]+)", README))))
+def test_its_make_targets_exist(target):
+    assert re.search(rf"^{target}:", (PROJECT / "Makefile").read_text(), re.M)
+
+
+def test_its_settings_are_understood():
+    for line in re.findall(r"python -m helpers run (.*)", README):
+        settings = re.findall(r"-p (\S+)", line)
+        assert settings and plan("tiny", settings)
+
+
+def test_it_lists_every_profile():
+    for path in PROFILES.glob("*.yaml"):
+        yaml.safe_load(path.read_text())
+        assert f"| `{path.stem}` |" in README

@@ -1,0 +1,299 @@
+"""Training with transformers' Trainer: losses that are right, that are never dropped, and an end of text that is learned."""
+
+import copy
+import math
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, DatasetDict
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import (
+    DataCollatorForLanguageModeling,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainingArguments,
+    default_data_collator,
+    set_seed,
+)
+
+import helpers.training
+from helpers import (
+    Watch,
+    check_tokenizers_agree,
+    choose_dtype,
+    chunk,
+    collate,
+    load_model,
+    losses,
+    mean_by_token,
+    score_blocks,
+    sum_by_row,
+)
+from helpers.errors import ModelError, ParameterError
+
+CLOSE = 1e-6  # the loss of a batch is a float32 number, whose eps is 1.2e-7
+
+
+def blocks_of(lengths, block_size=16, strategy="document", seed=1):
+    """Blocks of random documents of these lengths, an end of text after each."""
+    rng = np.random.default_rng(seed)
+    documents = Dataset.from_dict({"input_ids": [rng.integers(1, 63, n).tolist() for n in lengths]})
+    return chunk(DatasetDict(train=documents), block_size, 0, strategy)[0]["train"]
+
+
+def trainer_of(
+    model, folder, train=None, test=None, collator=collate, kind=Trainer, callbacks=(), metrics=True, **settings
+):
+    """A trainer set up as in the notebook; `metrics=False` leaves out what the package adds to its evaluation."""
+    defaults = {
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "report_to": "none",
+        "dataloader_pin_memory": False,
+    }
+    ours = {"preprocess_logits_for_metrics": sum_by_row, "compute_metrics": mean_by_token} if metrics else {}
+    return kind(
+        model=model,
+        args=TrainingArguments(str(folder), **(defaults | settings)),
+        train_dataset=train,
+        eval_dataset=test,
+        data_collator=collator,
+        callbacks=list(callbacks),
+        **ours,
+    )
+
+
+def row_losses(model, blocks):
+    """Nats and targets of each block by itself: log-softmax in float64."""
+    nats, targets = [], []
+    for ids, positions in zip(blocks["input_ids"][:], blocks["position_ids"][:], strict=True):
+        with torch.no_grad():
+            logits = (
+                model(torch.tensor([ids]), position_ids=torch.tensor([positions])).logits[0].numpy().astype(np.float64)
+            )
+        top = logits.max(1, keepdims=True)
+        logs = logits - top - np.log(np.exp(logits - top).sum(1, keepdims=True))
+        scored = [i for i in range(1, len(ids)) if positions[i] > 0]
+        nats.append(-sum(logs[i - 1, ids[i]] for i in scored))
+        targets.append(len(scored))
+    return np.array(nats), np.array(targets)
+
+
+def test_trainer_reports_too_low_a_loss_unless_loss_type_is_set(small_model, tmp_path):
+    small_model.save_pretrained(tmp_path / "model")
+    size = 16
+    blocks = blocks_of([7 * size - 1], size, "concat")
+    documents = blocks.remove_columns("position_ids").add_column("labels", blocks["input_ids"][:])
+    assert len(blocks) == 7
+    nats, targets = row_losses(small_model, blocks)
+    assert targets.tolist() == [size - 1] * 7
+    loss = nats.sum() / targets.sum()
+
+    def reported(model):
+        settings = {"collator": default_data_collator, "metrics": False, "per_device_eval_batch_size": 7}
+        return trainer_of(model, tmp_path, test=documents, **settings).evaluate()["eval_loss"]
+
+    assert getattr(small_model, "loss_type", None) is None
+    assert reported(small_model) == pytest.approx(loss * (size - 1) / size, rel=CLOSE)
+    assert reported(load_model(tmp_path / "model")) == pytest.approx(loss, rel=CLOSE)
+
+
+def test_a_nonfinite_evaluation_loss_is_not_dropped(small_model, tmp_path):
+    small_model.loss_type = "ForCausalLM"
+    small_model.transformer.wpe.weight.data[12] = math.nan
+    blocks = blocks_of([6, 8, 15, 7])  # with its end, the third alone has a position 12
+    nats, targets = row_losses(small_model, blocks)
+    assert np.isfinite(nats).tolist() == [True, True, False, True]
+    theirs = trainer_of(small_model, tmp_path, test=blocks, metrics=False, per_device_eval_batch_size=1).evaluate()
+    finite = np.isfinite(nats)
+    assert theirs["eval_loss"] == pytest.approx((nats / targets)[finite].mean(), rel=CLOSE)
+    ours = trainer_of(small_model, tmp_path, test=blocks, per_device_eval_batch_size=1)
+    with pytest.raises(ModelError, match="block 2 is not a number.*learning_rate"):
+        ours.evaluate()
+
+
+@pytest.mark.parametrize("fault", ["huge learning_rate", "poisoned weight"])
+def test_a_nonfinite_training_loss_stops_and_names_the_step(fault, small_model, tmp_path):
+    small_model.loss_type = "ForCausalLM"
+    if fault == "poisoned weight":
+        small_model.transformer.wpe.weight.data[12] = math.nan
+    rate = 1e30 if fault == "huge learning_rate" else 0.125
+    settings = {"learning_rate": rate, "max_steps": 6, "logging_steps": 1, "per_device_train_batch_size": 2}
+    blocks = blocks_of([15] * 12)
+
+    def train(hide):
+        kept = {"logging_nan_inf_filter": hide, "callbacks": [Watch(1)]}
+        trainer = trainer_of(copy.deepcopy(small_model), tmp_path, blocks, **settings, **kept)
+        try:
+            trainer.train()
+        finally:
+            logged = [float(e["loss"]) for e in trainer.state.log_history if "loss" in e]
+        return logged
+
+    hidden = train(hide=True)
+    assert len(hidden) == 6
+    assert np.isfinite(hidden).all()
+    with pytest.raises(ModelError) as error:
+        train(hide=False)
+    assert f"learning_rate, which is {rate:g}" in str(error.value)
+    steps = [1] if fault == "poisoned weight" else [2, 3]  # the first loss is from before the first step
+    assert any(f"at step {step}:" in str(error.value) for step in steps)
+    assert "nan" in str(error.value) or "inf" in str(error.value)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 16])
+def test_the_evaluation_loss_weighs_tokens_not_rows(batch_size, small_model, tmp_path):
+    small_model.loss_type = "ForCausalLM"
+    small_model.transformer.wte.weight.data *= 20  # rows are hard and easy now
+    blocks = blocks_of([1, 15, 2, 40, 9, 3, 1, 31, 5])
+    nats, targets = row_losses(small_model, blocks)
+    assert len(set(targets.tolist())) > 3
+    token = nats.sum() / targets.sum()
+    found = trainer_of(small_model, tmp_path, test=blocks, per_device_eval_batch_size=batch_size).evaluate()
+    assert found["eval_token_loss"] == pytest.approx(token, rel=CLOSE)
+    assert score_blocks(small_model, blocks, batch_size).loss == pytest.approx(token, rel=CLOSE)
+    batches = [slice(i, i + batch_size) for i in range(0, len(blocks), batch_size)]
+    means = [np.full(len(nats[b]), nats[b].sum() / targets[b].sum()) for b in batches]
+    assert found["eval_loss"] == pytest.approx(np.concatenate(means).mean(), rel=CLOSE)
+    if batch_size < len(blocks):
+        assert abs(found["eval_loss"] - token) > 100 * CLOSE * token
+
+
+def toy(folder, collator, columns):
+    """A model of 9 letters and an end of text, trained on the documents 1 2 3, 4 5 6 and 7 8 9."""
+    set_seed(0)
+    model = GPT2LMHeadModel(
+        GPT2Config(vocab_size=10, n_positions=32, n_layer=1, n_embd=32, n_head=2, bos_token_id=0, eos_token_id=0)
+    )
+    model.loss_type = "ForCausalLM"
+    documents = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+    order = np.random.default_rng(0).integers(0, 3, 256)
+    tokens = DatasetDict(train=Dataset.from_dict({"input_ids": [documents[i] for i in order]}))
+    blocks = chunk(tokens, 16, 0)[0]["train"].select_columns(columns)
+    rates = {"learning_rate": 1e-2, "per_device_train_batch_size": 8, "max_steps": 200}
+    trainer_of(model, folder, blocks, collator=collator, metrics=False, **rates).train()
+    return model.eval()
+
+
+def written(model, document):
+    output = model.generate(torch.tensor([document]), max_new_tokens=16, do_sample=False, pad_token_id=0)
+    return output[0, len(document) :].tolist()
+
+
+def test_the_end_of_a_text_is_learned_and_the_usual_collator_hides_it(tmp_path):
+    words = Tokenizer(WordLevel({"<end>": 0} | {str(i): i for i in range(1, 10)}, unk_token="<end>"))
+    usual = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>", unk_token="<end>")
+    usual.pad_token = usual.eos_token
+    theirs = toy(tmp_path, DataCollatorForLanguageModeling(usual, mlm=False), ["input_ids"])
+    ours = toy(tmp_path, collate, ["input_ids", "position_ids"])
+    for document in ([1, 2, 3], [4, 5, 6], [7, 8, 9]):
+        assert written(ours, document[:1]) == [*document[1:], 0]
+        for start in (document[:1], document):
+            assert 0 not in written(theirs, start)
+            assert len(written(theirs, start)) == 16
+        with torch.no_grad():
+            end = [m(torch.tensor([document])).logits[0, -1].softmax(-1)[0].item() for m in (ours, theirs)]
+        assert end[0] > 0.99
+        assert end[1] < 0.01
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+def test_a_dtype_that_is_asked_for_is_used(name, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(helpers.training, "_seconds", lambda dtype: pytest.fail("nothing is to be measured"))
+    assert choose_dtype(name) == name
+
+
+@pytest.mark.parametrize(
+    ("float32", "bfloat16", "chosen"), [(4, 2, "bfloat16"), (2.8, 2, "float32"), (1, 3, "float32")]
+)
+def test_auto_follows_the_measured_times(float32, bfloat16, chosen, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(helpers.training, "_seconds", {torch.float32: float32, torch.bfloat16: bfloat16}.get)
+    assert choose_dtype("auto") == chosen
+
+
+def test_auto_measures_this_machine():
+    assert choose_dtype() in ("float32", "bfloat16")
+    began = time.perf_counter()
+    assert 0 < helpers.training._seconds(torch.float32, 64) < time.perf_counter() - began
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_on_a_gpu_bfloat16_is_used_where_it_is(has, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: has)
+    assert choose_dtype("auto") == ("bfloat16" if has else "float32")
+    assert choose_dtype("float32") == "float32"
+    if has:
+        assert choose_dtype("bfloat16") == "bfloat16"
+    else:
+        with pytest.raises(ParameterError, match="compute_dtype is 'bfloat16'.*'float32'"):
+            choose_dtype("bfloat16")
+
+
+def test_tokens_must_be_of_the_model_that_is_trained(tokenizer):
+    check_tokenizers_agree(tokenizer, "embedded", copy.deepcopy(tokenizer))
+    other = copy.deepcopy(tokenizer)
+    other.add_tokens(["an added word"])
+    with pytest.raises(ModelError, match=r"train\.model is 'my/model'.*preprocess\.model.*-p model=my/model"):
+        check_tokenizers_agree(tokenizer, "my/model", other)
+
+
+def test_losses_reads_a_log():
+    log = [
+        {"step": 10, "epoch": 0.333333333, "loss": "3.5", "grad_norm": 1.0},
+        {"step": 30, "epoch": 1, "eval_loss": 9.0, "eval_token_loss": 2.25},
+        {"step": 30, "epoch": 1, "train_runtime": 4.0, "train_loss": 3.0},
+    ]
+    assert losses(SimpleNamespace(state=SimpleNamespace(log_history=log))) == [
+        {"step": 10, "epoch": 0.3333, "train_loss": 3.5},
+        {"step": 30, "epoch": 1.0, "test_loss": 2.25},
+    ]
+
+
+@pytest.mark.parametrize(
+    "when", [{"eval_strategy": "no"}, {"eval_strategy": "epoch"}, {"eval_strategy": "steps", "eval_steps": 2}]
+)
+def test_watch_counts_tokens_and_the_seconds_of_training_alone(when, small_model, tmp_path, monkeypatch):
+    """By a clock that goes on by 1 in a training step and by 100 in a batch of an evaluation."""
+    small_model.loss_type = "ForCausalLM"
+    clock = [1000.0]
+    monkeypatch.setattr(helpers.training, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+
+    def forward(model, *_):
+        clock[0] += 1 if model.training else 100
+
+    small_model.register_forward_hook(forward)
+    blocks = blocks_of([15] * 8)
+    watch = Watch(tokens_per_epoch=8 * 16)
+    settings = {"per_device_train_batch_size": 2, "num_train_epochs": 2.5, "logging_steps": 1, "callbacks": [watch]}
+    trainer = trainer_of(small_model, tmp_path, blocks, blocks, **settings, **when)
+    trainer.train()
+    assert trainer.state.global_step == 10
+    assert watch.seconds == 10
+    assert watch.tokens == pytest.approx(2.5 * 8 * 16)
+    assert [e["step"] for e in losses(trainer) if "train_loss" in e] == list(range(1, 11))
+
+
+def trained(model, folder, seed):
+    set_seed(99)  # a state that the seed must overrule
+    model = copy.deepcopy(model)
+    blocks = blocks_of([15, 3, 9, 12, 15, 4] * 4)
+    trainer_of(model, folder, blocks, seed=seed, max_steps=8, per_device_train_batch_size=3).train()
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_training_is_the_same_for_the_same_seed(small_model, tmp_path):
+    small_model.loss_type = "ForCausalLM"
+    first, again, other = (trained(small_model, tmp_path, seed) for seed in (1, 1, 2))
+    assert first.dtype == torch.float32
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
