@@ -23,7 +23,7 @@ run: env  ## run the six notebooks (PROFILE=tiny) into runs/PROFILE
 test: env  ## every quick test, the notebooks among them
 	@$(BIN)/python -m pytest -q -m "not full and not gpu"
 
-test-full: env  ## every test that needs no GPU, with thousands of generated cases
+test-full: env  ## every test that needs no GPU, with a thousand generated cases for each property
 	@HYPOTHESIS_PROFILE=full $(BIN)/python -m pytest -q -m "not gpu"
 
 test-gpu: env  ## the notebooks and the device paths on a CUDA GPU

@@ -110,17 +110,24 @@ def _do(folder: Run, step: str, parameters: dict[str, object], console: Console)
     executed.unlink(missing_ok=True)
     with _shown(step, console):
         execute(step, executed, {"run_dir": folder.shown, **parameters})
-    if not folder.is_done(step, parameters):
-        raise RunError(f"{step}: its notebook ran, but left no artifact with these parameters: {folder.problem(step)}.")
+    why = folder.problem(step)
+    if why or folder.record(step)["parameters"] != parameters:
+        raise RunError(
+            f"{step}: its notebook ran, but left no artifact with these parameters ({why or 'it has others'})."
+        )
     os.replace(executed, folder.path(step) / f"{folder_of(step)}.ipynb")
     console.print(f"[green]✓[/] {folder_of(step)}  {time.monotonic() - began:.1f} s")
+
+
+def _bars(console: Console) -> Progress:
+    columns = (TextColumn("  {task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeElapsedColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 @contextmanager
 def _shown(step: str, console: Console) -> Iterator[None]:
     """While a notebook runs, show what its helpers write to the progress file."""
-    columns = (TextColumn("  {task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeElapsedColumn())
-    with tempfile.TemporaryDirectory() as temporary, Progress(*columns, console=console, transient=True) as bars:
+    with tempfile.TemporaryDirectory() as temporary, _bars(console) as bars:
         path = Path(temporary) / "progress.json"
         os.environ[FILE] = str(path)
         task = bars.add_task(folder_of(step), total=None, note="")

@@ -18,7 +18,7 @@ torch.set_num_threads(1)  # the models here are so small that a second thread co
 
 quiet = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]}
 settings.register_profile("quick", max_examples=60, derandomize=True, **quiet)
-settings.register_profile("full", max_examples=2000, **quiet)
+settings.register_profile("full", max_examples=1000, **quiet)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 

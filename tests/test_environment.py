@@ -76,7 +76,9 @@ def test_make_help_lists_every_target_that_has_a_description():
     described = re.findall(r"^([^\s:#]+):[^\n]*?## *(.+)$", (PROJECT / "Makefile").read_text(), re.M)
     assert {"run", "test", "test-full", "notebooks", "check"} <= {target for target, _ in described}
     for arguments in ([], ["help"]):
-        shown = subprocess.run(["make", *arguments], cwd=PROJECT, capture_output=True, text=True, check=True).stdout
+        shown = subprocess.run(
+            ["make", "--no-print-directory", *arguments], cwd=PROJECT, capture_output=True, text=True, check=True
+        ).stdout
         assert [line.split(maxsplit=1) for line in shown.splitlines()] == [list(pair) for pair in described]
 
 
