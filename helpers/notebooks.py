@@ -18,7 +18,10 @@ from helpers.parameters import STEPS, folder_of
 from helpers.run import PROJECT
 
 QUIET = ["--IPKernelApp.log_level=CRITICAL"]  # a kernel warns at each start that its loopback sockets are not encrypted
-MACHINE = re.compile(r"/home/\w+|/root/|/tmp/\w+|/work/|/opt/|[A-Z]:\\\\|127\.0\.0\.1|object at 0x|\d+%\|")
+MACHINE = re.compile(
+    re.escape(str(PROJECT))
+    + r"|(?<![\w.:/])/(home|root|tmp|usr|opt|var|mnt|Users)/\w|[A-Z]:\\|127\.0\.0\.1|object at 0x|\d+%\|"
+)
 
 
 def path_of(step: str) -> Path:
@@ -84,7 +87,7 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         if cell.cell_type == "code":
             count += 1  # what a run from top to bottom gives; nbval compares no output of a cell without a count
             cell.execution_count = count
-            cell.outputs = [o for o in cell.outputs if _is_kept(o)]
+            cell.outputs = _joined([o for o in cell.outputs if _is_kept(o)])
             for output in cell.outputs:
                 if output.output_type == "execute_result":
                     output.execution_count = count
@@ -95,6 +98,17 @@ def _is_kept(output: nbformat.NotebookNode) -> bool:
     if output.output_type == "stream":
         return output.name == "stdout"
     return "application/vnd.jupyter.widget-view+json" not in output.get("data", {})
+
+
+def _joined(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """Pieces of text that were printed one after the other as one output: how it was cut depends on the moment."""
+    joined: list[nbformat.NotebookNode] = []
+    for output in outputs:
+        if joined and output.output_type == joined[-1].output_type == "stream":
+            joined[-1].text += output.text
+        else:
+            joined.append(output)
+    return joined
 
 
 def problems(path: Path) -> list[str]:

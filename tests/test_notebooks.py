@@ -77,6 +77,15 @@ def test_cleaning_takes_away_what_an_execution_leaves():
     assert "papermill" not in nbformat.writes(notebook)
 
 
+def test_cleaning_joins_what_was_printed_in_pieces():
+    """The same prints reach the notebook cut in one way or another; the committed file must not depend on it."""
+    texts = ("a\n", "b\n", None, "a\n", "b\n")
+    display = new_output("display_data", {"text/plain": "1"})
+    cell = new_code_cell("1", outputs=[new_output("stream", text=text) if text else display for text in texts])
+    outputs = clean(new_notebook(cells=[cell])).cells[0].outputs
+    assert [o.get("text") for o in outputs] == ["a\nb\n", None, "a\nb\n"]
+
+
 def run_cells(folder, *sources, tags=()):
     """The outcome that nbval with the plugin reports for a notebook of these cells."""
     cells = [new_code_cell(s, metadata={"tags": list(tags)}) for s in sources]
