@@ -3,7 +3,7 @@ PROFILE ?= tiny
 BIN := .venv/bin
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help env run test test-full test-gpu lab notebooks check lock clean
+.PHONY: help env run test test-full test-gpu bench bench-chunking lab notebooks check lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -29,6 +29,12 @@ test-full: env  ## every test that needs no GPU, with a thousand generated cases
 test-gpu: env  ## the notebooks and the device paths on a CUDA GPU
 	@$(BIN)/python -c 'import sys, torch; torch.cuda.is_available() or sys.exit("make test-gpu needs a CUDA GPU, and torch sees none on this machine.")'
 	@$(BIN)/python -m pytest -q notebooks && $(BIN)/python -m pytest -q -m gpu tests
+
+bench: bench-chunking  ## speed and memory beside other libraries, into tests/benchmarks/RESULTS.md
+
+bench-chunking: env  ## the same for chunking alone
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r tests/benchmarks/requirements.txt
+	@$(BIN)/python -m tests.benchmarks.chunking && $(BIN)/python -m tests.benchmarks.scale
 
 lab: env  ## open JupyterLab in notebooks/
 	@$(BIN)/jupyter lab --notebook-dir=. notebooks/01_load.ipynb

@@ -1,9 +1,9 @@
 """Where examples come from, which column holds their text, and a split that does not leak."""
 
-import hashlib
 import json
 import re
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from helpers.errors import DataError, ParameterError, nearest
 from helpers.run import fingerprint, source_of
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from datasets import Dataset, DatasetDict
 
 READERS = {
@@ -91,23 +92,40 @@ def texts(examples: "Dataset", text_column: str) -> list[str]:
     A nested column is named with dots, as `Dataset.flatten` names it (`answers.text`). Raises ParameterError for a column that
     is not there, or that holds something other than text.
     """
-    if text_column in examples.column_names and not isinstance(examples.features[text_column], dict):
-        flat = examples
-    else:
-        flat = examples.select_columns([c for c in examples.column_names if c == text_column.split(".")[0]]).flatten()
-    if text_column not in flat.column_names:
-        known = examples.flatten().column_names
+    return joined(text_of(examples, text_column)[text_column][:], text_column)
+
+
+def text_of(examples: "Dataset", text_column: str) -> "Dataset":
+    """The examples with nothing but the column `text_column`, no longer nested; ParameterError where it is not there.
+
+    `Dataset.flatten` would do, but for data sets that `concatenate_datasets` has made it loses what was nested (datasets 5.2).
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    from datasets import Dataset
+    from datasets.fingerprint import Hasher
+
+    known = examples.flatten().column_names
+    if text_column not in known:
         hint, listed = nearest(text_column, known), f"the columns are {', '.join(known)}"
         raise ParameterError("text_column", text_column, f"{hint}, {listed}" if "nearest" in hint else listed)
-    column = flat[text_column][:]
-    for value in column:
+    outer = next(c for c in examples.column_names if f"{text_column}.".startswith(f"{c}."))
+    column = examples.select_columns(outer).with_format("arrow")[:][outer]
+    for inner in text_column.removeprefix(outer).split(".")[1:]:
+        column = pc.struct_field(column, inner)
+    return Dataset(pa.table({text_column: column}), fingerprint=Hasher.hash((examples._fingerprint, text_column)))
+
+
+def joined(values: list[str | list[str] | None], text_column: str) -> list[str]:
+    """Values of a column as one text each; ParameterError where it holds something else."""
+    for value in values:
         for part in value if isinstance(value, list) else [value]:
             if not (part is None or isinstance(part, str)):
                 kind = type(part).__name__
                 raise ParameterError(
                     "text_column", text_column, f"it holds {kind}, choose a column of texts or of lists of texts"
                 )
-    return [" ".join(part for part in value if part) if isinstance(value, list) else value or "" for value in column]
+    return [" ".join(part for part in value if part) if isinstance(value, list) else value or "" for value in values]
 
 
 def drop_empty(examples: "Dataset", text_column: str) -> "Dataset":
@@ -214,22 +232,49 @@ def split_fairly(
     return DatasetDict(train=examples.select(np.flatnonzero(~in_test)), test=examples.select(np.flatnonzero(in_test)))
 
 
-def save(dataset: "DatasetDict", folder: Path) -> None:
-    """Write a data set to `folder` without the paths and time stamps that `save_to_disk` would keep of its source."""
-    from datasets import Dataset, DatasetDict
+def write_split(folder: Path, schema: "pa.Schema", batches: Iterable["pa.RecordBatch"]) -> "Dataset":
+    """Write record batches as they come, in the form of `Dataset.save_to_disk`, and memory-map them.
 
-    clean = {name: Dataset(part.flatten_indices().data) for name, part in dataset.items()}
-    DatasetDict(clean).save_to_disk(folder)
-    for state in folder.glob("*/state.json"):  # datasets gives each a random fingerprint: take the content's
-        parts = "".join(fingerprint(part) for part in sorted(state.parent.glob("*.arrow")))
-        values = json.loads(state.read_text()) | {
-            "_fingerprint": hashlib.blake2b(parts.encode(), digest_size=8).hexdigest()
-        }
-        state.write_text(json.dumps(values, indent=2))
+    Nothing in `folder` depends on where and when it was written, as it does with `save_to_disk` alone.
+    """
+    import pyarrow as pa
+    from datasets import Dataset
+
+    path = folder / "data-00000-of-00001.arrow"
+    empty = Dataset(schema.empty_table())
+    empty.save_to_disk(folder)
+    with pa.ipc.new_stream(str(path), empty.features.arrow_schema) as stream:
+        for batch in batches:
+            stream.write_batch(batch)
+    state = json.loads((folder / "state.json").read_text())
+    state |= {"_data_files": [{"filename": path.name}], "_fingerprint": fingerprint(path)}
+    (folder / "state.json").write_text(json.dumps(state, indent=2))
+    return _load_split(folder)
+
+
+def name_splits(folder: Path, names: Iterable[str]) -> None:
+    """Say which splits are in `folder`, as `DatasetDict.save_to_disk` does."""
+    (folder / "dataset_dict.json").write_text(json.dumps({"splits": list(names)}))
+
+
+def save(dataset: "DatasetDict", folder: Path) -> None:
+    """Write a data set to `folder`, in the form of `DatasetDict.save_to_disk`."""
+    for name, part in dataset.items():
+        table = part.flatten_indices().data
+        write_split(folder / name, table.schema, table.to_batches())
+    name_splits(folder, dataset)
 
 
 def load(folder: Path) -> "DatasetDict":
     """A data set as `save` wrote it, memory-mapped. It does not know its folder, so that `map` puts no cache files there."""
-    from datasets import Dataset, DatasetDict, load_from_disk
+    from datasets import DatasetDict
 
-    return DatasetDict({name: Dataset(part.data.table) for name, part in load_from_disk(str(folder)).items()})
+    names = json.loads((folder / "dataset_dict.json").read_text())["splits"]
+    return DatasetDict({name: _load_split(folder / name) for name in names})
+
+
+def _load_split(folder: Path) -> "Dataset":
+    from datasets import Dataset, load_from_disk
+
+    part = load_from_disk(str(folder))
+    return Dataset(part.data.table, fingerprint=part._fingerprint)

@@ -62,7 +62,13 @@ RULES: dict[str, dict[str, Rule]] = {
         "seed": Rule(int, 0, 2**32 - 1),
     },
     "preprocess": {"model": _text(), "num_proc": Rule(int, 1, 1024)},
-    "chunk": {"block_size": Rule(int, 2), "strategy": _text("concat", "document")},
+    "chunk": {
+        "block_size": Rule(int, 2),
+        "strategy": _text("concat", "pack", "document"),
+        "remainder": _text("keep", "pad", "drop"),
+        "overlap": Rule(int, 0),
+        "seed": Rule(int, 0, 2**32 - 1),
+    },
     "train": {
         "model": _text(),
         "learning_rate": Rule(float, 0, open=True),

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from helpers.chunking import IGNORED, collate
+from helpers.chunking import IGNORED
+from helpers.collation import collate
 from helpers.errors import DataError, ModelError
 from helpers.models import context_length
 from helpers.progress import progress

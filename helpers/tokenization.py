@@ -1,29 +1,56 @@
 """Text to token ids, in parallel, with nothing added, cut or padded."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from helpers.data import joined, text_of
+
 if TYPE_CHECKING:
+    import pyarrow as pa
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
 
-def tokenize(documents: list[str], tokenizer: "PreTrainedTokenizerBase") -> "Dataset":
-    """A data set with one column, `input_ids` (int32), and one row for each document.
+def tokenize(examples: "Dataset", text_column: str, tokenizer: "PreTrainedTokenizerBase") -> "Dataset":
+    """A data set with one column, `input_ids` (int32), and one row for each example.
 
     The guide's `Dataset.map(tokenizer, batched=True, num_proc=4)` copies texts to other processes and ids back as 64-bit
-    numbers beside an attention mask that is all ones. The Rust tokenizer runs on all cores by itself, in one call, and has no
-    opinion about how long a text may be. No special token is added: what stands between documents is chunking's business.
+    numbers beside an attention mask that is all ones. Here `map` stays in this process, because the Rust tokenizer runs on all
+    cores by itself; it takes ids and nothing else, and does not care how long a text is. The result is kept in the
+    cache of `datasets`, under a hash of the texts and of the tokenizer's own JSON, which unlike a hash of the object
+    does not change when it is used. No special token is added: what stands between documents is chunking's business.
+    Raises ParameterError where `text_column` is not there or holds no text.
     """
-    import pyarrow as pa
-    from datasets import Dataset
+    import datasets
+    from datasets.fingerprint import Hasher
 
-    tokenizer.backend_tokenizer.no_truncation()
-    tokenizer.backend_tokenizer.no_padding()
-    encodings = tokenizer.backend_tokenizer.encode_batch_fast(documents, add_special_tokens=False)
-    lengths = np.array([len(e) for e in encodings], np.int64)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    values = np.fromiter((i for e in encodings for i in e.ids), np.int32, count=int(offsets[-1]))
-    column = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values))
-    return Dataset(pa.table({"input_ids": column}))
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+
+    def encode(batch: dict[str, list]) -> "pa.Table":
+        import pyarrow as pa
+
+        encodings = backend.encode_batch_fast(joined(batch[text_column], text_column), add_special_tokens=False)
+        offsets = np.cumsum([0] + [len(e) for e in encodings])
+        values = np.fromiter((i for e in encodings for i in e.ids), np.int32, count=int(offsets[-1]))
+        return pa.table({"input_ids": pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values))})
+
+    features = datasets.Features({"input_ids": datasets.LargeList(datasets.Value("int32"))})
+    source = text_of(examples, text_column)
+    if not len(source):  # map would not even call its function
+        return datasets.Dataset.from_dict({"input_ids": []}, features)
+    key = Hasher.hash((source._fingerprint, text_column, backend.to_str()))
+    path = Path(datasets.config.HF_DATASETS_CACHE) / "tokenized" / f"{key}.arrow"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return source.map(
+        encode,
+        batched=True,
+        remove_columns=text_column,
+        features=features,
+        cache_file_name=str(path),
+        new_fingerprint=key,
+        desc="tokenizing",
+    )

@@ -2,10 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-from helpers.chunking import STRATEGIES, chunk
+from helpers.chunking import chunk
 from helpers.display import draw_blocks, picture
 from helpers.errors import UserError
 from helpers.generation import continue_text
+from helpers.parameters import RULES
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -41,7 +42,7 @@ def block_size_slider(tokenized: "DatasetDict", eos_token_id: int, context: int)
         block_size=ipywidgets.SelectionSlider(
             options=sizes, value=min(128, sizes[-1]), description="block_size", continuous_update=False
         ),
-        strategy=ipywidgets.Dropdown(options=STRATEGIES, description="strategy"),
+        strategy=ipywidgets.Dropdown(options=RULES["chunk"]["strategy"].choices, description="strategy"),
     )
 
 

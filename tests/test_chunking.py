@@ -1,12 +1,14 @@
 """Blocks against a slow oracle, the account of every token, and documents that do not see one another."""
 
-from dataclasses import replace
+import itertools
+from unittest import mock
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from datasets import Dataset, DatasetDict, concatenate_datasets
-from hypothesis import assume, example, given
+from datasets import Dataset, DatasetDict, concatenate_datasets, load_from_disk
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from transformers import (
     DataCollatorForLanguageModeling,
@@ -16,79 +18,183 @@ from transformers import (
     TrainingArguments,
 )
 
-from helpers import check_block_size, chunk, collate, tokenize, totals
+from helpers import Watch, check_block_size, chunk, collate, load, load_examples, texts, tokenize, totals
 from helpers.errors import DataError, ParameterError
+from helpers.packing import best_fit_decreasing
 
 EOS = 0
 DOCUMENTS = st.lists(st.lists(st.integers(0, 60), max_size=20), min_size=1, max_size=12)
 BLOCK_SIZES = st.integers(2, 12)
-STRATEGIES = st.sampled_from(["concat", "document"])
+STRATEGIES = st.sampled_from(["concat", "pack", "document"])
+NUMBERS = itertools.count()
+MANY = settings(max_examples=4 * settings.default.max_examples)
 
 
 def dataset(documents, kind=pa.large_list, values=pa.int32):
-    return Dataset(pa.table({"input_ids": pa.array(documents, kind(values()))}))
+    table = pa.table({"input_ids": pa.array(documents, kind(values()))})
+    return Dataset(table, fingerprint=str(next(NUMBERS)))  # hashing the table for one would take most of the time
 
 
-def chunk_one(documents, block_size, strategy="concat"):
+def chunk_one(documents, block_size, strategy="concat", eos=EOS, **options):
     tokenized = documents if isinstance(documents, Dataset) else dataset(documents)
-    blocks, accounts = chunk(DatasetDict(train=tokenized), block_size, EOS, strategy)
+    blocks, accounts = chunk(DatasetDict(train=tokenized), block_size, eos, strategy, **options)
     return blocks["train"], accounts["train"]
 
 
-def slow_pieces(documents, block_size, strategy):
-    """Pieces of (token, number of its document), before lone tokens are dropped."""
-    marked = [[(token, number) for token in [*ids, EOS]] for number, ids in enumerate(documents)]
-    streams = marked if strategy == "document" else [sum(marked, [])]
-    return [s[i : i + block_size] for s in streams for i in range(0, len(s), block_size)]
+@st.composite
+def ways(draw):
+    """Documents, a block size, a strategy and its options, the windows small enough for several."""
+    block_size, strategy = draw(BLOCK_SIZES), draw(st.sampled_from(["concat", "document"]))
+    options = {"eos": draw(st.sampled_from([EOS, None])), "position_ids": draw(st.booleans())}
+    if strategy == "concat":
+        options["remainder"] = draw(st.sampled_from(["keep", "pad", "drop"]))
+    else:
+        options["overlap"] = draw(st.integers(0, block_size - 1))
+    return draw(DOCUMENTS), block_size, strategy, options, draw(st.sampled_from([1, 9, 30, 1 << 20]))
 
 
-def slow_positions(piece):
-    positions = []
-    for i, (_, number) in enumerate(piece):
-        positions.append(positions[-1] + 1 if i and piece[i - 1][1] == number else 0)
-    return positions
-
-
-def slow_blocks(documents, block_size, strategy):
-    return [
-        {"input_ids": [token for token, _ in piece], "position_ids": slow_positions(piece)}
-        for piece in slow_pieces(documents, block_size, strategy)
-        if len(piece) > 1
+def slow_pieces(documents, block_size, strategy, eos=EOS, remainder="keep", overlap=0, **_):
+    """Pieces of (token, number of its document, place in it); a padded place has no document. Before lone tokens are dropped."""
+    marked = [
+        [(t, number, place) for place, t in enumerate([*ids, *([] if eos is None else [eos])])]
+        for number, ids in enumerate(documents)
     ]
+    if strategy == "document":
+        starts = [range(0, max(1, len(m) - overlap), block_size - overlap) for m in marked]
+        return [m[i : i + block_size] for m, s in zip(marked, starts, strict=True) for i in s if m]
+    stream = sum(marked, [])
+    pieces = [stream[i : i + block_size] for i in range(0, len(stream), block_size)]
+    if pieces and len(pieces[-1]) < block_size and remainder == "drop":
+        pieces.pop()
+    if pieces and 1 < len(pieces[-1]) < block_size and remainder == "pad":
+        pieces[-1] += [(0 if eos is None else eos, None, None)] * (block_size - len(pieces[-1]))
+    return pieces
 
 
-def has_blocks(documents, block_size, strategy):
-    enough = strategy == "document" or sum(len(d) + 1 for d in documents) >= block_size
-    return enough and bool(slow_blocks(documents, block_size, strategy))
+def slow_blocks(documents, block_size, strategy, position_ids=True, **options):
+    """The blocks, with all three columns."""
+    blocks, seen = [], set()
+    for piece in slow_pieces(documents, block_size, strategy, **options):
+        if len(piece) < 2:
+            continue
+        positions, labels = [], []
+        for i, (token, number, place) in enumerate(piece):
+            follows = i > 0 and number is not None and piece[i - 1][1] == number
+            positions.append(positions[-1] + 1 if follows else 0)
+            nothing_before = not follows if position_ids else i == 0
+            blank = number is None or (number, place) in seen or nothing_before
+            labels.append(-100 if blank else token)
+        seen |= {(number, place) for _, number, place in piece}
+        blocks.append({"input_ids": [t for t, _, _ in piece], "position_ids": positions, "labels": labels})
+    return blocks
 
 
-@given(DOCUMENTS, BLOCK_SIZES, STRATEGIES)
-@example([[], [], [1]], 2, "concat")
-@example([[1, 2, 3, 4, 5]], 5, "document")
-def test_blocks_equal_the_slow_oracle(documents, block_size, strategy):
-    assume(has_blocks(documents, block_size, strategy))
-    blocks, _ = chunk_one(documents, block_size, strategy)
-    assert blocks.to_list() == slow_blocks(documents, block_size, strategy)
+def columns_of(blocks, names):
+    return [{name: block[name] for name in names} for block in blocks]
 
 
-@given(DOCUMENTS, BLOCK_SIZES, STRATEGIES)
-@example([[1, 2, 3]], 3, "document")  # cut, and its lone separator dropped
-def test_the_account_balances_and_each_number_is_what_it_says(documents, block_size, strategy):
-    assume(has_blocks(documents, block_size, strategy))
-    blocks, account = chunk_one(documents, block_size, strategy)
-    pieces = slow_pieces(documents, block_size, strategy)
-    places = [{i for i, piece in enumerate(pieces) if any(n == number for _, n in piece)} for number in range(len(documents))]  # fmt: skip
-    ids, positions = sum(blocks["input_ids"], []), sum(blocks["position_ids"], [])
+@MANY
+@given(ways())
+@example(([[], [], [1]], 2, "concat", {}, 1))
+@example(([[1, 2, 3, 4, 5]], 5, "document", {}, 1))
+@example(([[1], [2, 3], [4]], 3, "concat", {"eos": None, "remainder": "pad"}, 1))
+def test_blocks_and_account_equal_the_slow_oracle(way):
+    documents, block_size, strategy, options, window = way
+    expected = slow_blocks(documents, block_size, strategy, **options)
+    assume(expected)
+    with mock.patch("helpers.chunking.WINDOW", window):
+        blocks, account = chunk_one(documents, block_size, strategy, **options)
+    assert blocks.to_list() == columns_of(expected, blocks.column_names)
+    labels = collate(blocks.to_list())["labels"][:, 1:]
+    assert account.tokens_scored == (labels != -100).sum() == sum(x != -100 for b in expected for x in b["labels"])
+    pieces = slow_pieces(documents, block_size, strategy, **options)
+    places = [p for piece in pieces if len(piece) > 1 for p in piece]
+    real = [p for p in places if p[1] is not None]
+    assert account.documents == len(documents)
     assert account.tokens_in == sum(map(len, documents))
-    assert account.documents == account.separators == len(documents)
+    assert account.separators == (0 if options.get("eos", EOS) is None else len(documents))
     assert account.tokens_in + account.separators == account.tokens_kept + account.tokens_dropped
-    assert account.tokens_kept == len(ids)
-    assert account.tokens_scored == sum(p > 0 for p in positions)
+    assert account.tokens_kept == len(set(real))
+    assert account.tokens_repeated == len(real) - len(set(real))
+    assert account.dropped_single == sum(len(piece) == 1 for piece in pieces)
     assert account.blocks == len(blocks)
-    assert account.full_blocks == sum(len(b) == block_size for b in blocks["input_ids"])
-    assert account.documents_cut == sum(len(p) > 1 for p in places)
-    assert account.places_filled == pytest.approx(len(ids) / (len(blocks) * block_size), rel=1e-15)
-    assert [i for i in ids if i != EOS] == [i for d in documents for i in d if i != EOS], "only separators are dropped"
+    assert account.full_blocks == sum(sum(n is not None for _, n, _ in piece) == block_size for piece in pieces)
+    assert account.padding == block_size * len(blocks) - len(real)
+    assert account.places_filled == pytest.approx(len(real) / (len(blocks) * block_size), rel=1e-12)
+
+
+@given(DOCUMENTS, BLOCK_SIZES, st.sampled_from(["concat", "document"]))
+def test_a_document_is_cut_where_it_lies_in_two_blocks(documents, block_size, strategy):
+    pieces = slow_pieces(documents, block_size, strategy)
+    assume(any(len(piece) > 1 for piece in pieces))
+    holders = [{i for i, piece in enumerate(pieces) for _, n, _ in piece if n == number} for number in range(len(documents))]  # fmt: skip
+    assert chunk_one(documents, block_size, strategy)[1].documents_cut == sum(len(h) > 1 for h in holders)
+
+
+def slow_best_fit_decreasing(sizes, capacity):
+    """The room left in each bin, in the order in which they are opened."""
+    rooms = []
+    for size in sorted(sizes, reverse=True):
+        fitting = [(room, number) for number, room in enumerate(rooms) if room >= size]
+        if fitting:
+            rooms[min(fitting)[1]] -= size
+        else:
+            rooms.append(capacity - size)
+    return rooms
+
+
+@given(st.integers(2, 40).flatmap(lambda c: st.tuples(st.just(c), st.lists(st.integers(1, c), max_size=60))))
+def test_best_fit_decreasing_equals_the_slow_oracle(case):
+    capacity, sizes = case
+    bins = best_fit_decreasing(np.array(sizes, np.int64), capacity)
+    fill = [sum(s for s, b in zip(sizes, bins, strict=True) if b == number) for number in range(max(bins, default=-1) + 1)]  # fmt: skip
+    assert sorted(capacity - f for f in fill) == sorted(slow_best_fit_decreasing(sizes, capacity))
+
+
+def runs_of(block):
+    """The segments of a block, from its position ids."""
+    starts = [i for i, p in enumerate(block["position_ids"]) if p == 0] + [len(block["input_ids"])]
+    return [block["input_ids"][a:b] for a, b in itertools.pairwise(starts)]
+
+
+@MANY
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=20), st.integers(2, 24), st.integers(0, 3))
+def test_packing_keeps_every_token_in_pieces_of_its_document(lengths, block_size, seed):
+    tokens = iter(range(1, 1000))
+    documents = [[next(tokens) for _ in range(n)] for n in lengths]
+    assume(len(documents) > 1 or documents[0])
+    blocks, account = chunk_one(documents, block_size, "pack", seed=seed)
+    home = {t: number for number, ids in enumerate(documents) for t in ids}
+    segments = [run for block in blocks.to_list() for run in runs_of(block)]
+    whole = sorted(t for run in segments for t in run)
+    assert whole == sorted(t for ids in documents for t in [*ids, EOS])[account.dropped_single :]
+    for run in segments:
+        inside = [t for t in run if t != EOS]
+        assert (
+            run[: len(inside)] == inside == list(range(inside[0], inside[0] + len(inside))) if inside else run == [EOS]
+        )
+        assert len({home[t] for t in inside}) <= 1
+        assert (run[-1] == EOS) == (not inside or inside[-1] == documents[home[inside[-1]]][-1]) or run[-1] != EOS
+    pieces = [min(block_size, n + 1 - i) for n in lengths for i in range(0, n + 1, block_size)]
+    assert account.blocks <= len(slow_best_fit_decreasing(pieces, block_size))
+    assert max(map(len, blocks["input_ids"])) <= block_size
+    assert account.tokens_in + account.separators == account.tokens_kept + account.tokens_dropped
+    assert account.tokens_scored == sum(p > 0 for ids in blocks["position_ids"] for p in ids)
+
+
+def test_the_order_of_packed_blocks_depends_on_the_seed_and_only_that():
+    documents = [[i] * (5 + i % 7) for i in range(1, 200)]
+    found = [chunk_one(documents, 16, "pack", seed=seed)[0]["input_ids"][:] for seed in (0, 0, 1)]
+    assert found[0] == found[1] != found[2]
+    assert sorted(found[0]) == sorted(found[2])
+
+
+@pytest.mark.parametrize("block_size", [128, 1024])
+def test_packed_blocks_of_real_text_are_full(real_text, tokenizer, block_size):
+    tokenized = tokenize(load_examples(str(real_text), "train"), "answers.text", tokenizer)
+    _, account = chunk_one(tokenized, block_size, "pack", tokenizer.eos_token_id)
+    assert account.places_filled >= 0.999
+    assert account.tokens_dropped == 0
 
 
 def test_an_account_by_hand():
@@ -102,17 +208,29 @@ def test_an_account_by_hand():
 def test_totals_over_splits():
     tokenized = DatasetDict(train=dataset([[1, 2, 3], [4]]), test=dataset([[5, 6]]))
     _, accounts = chunk(tokenized, 5, EOS, "document")
-    assert totals(accounts) == {"tokens_in": 9, "tokens_kept": 9, "tokens_dropped": 0, "blocks_train": 2, "blocks_test": 1}  # fmt: skip
-    accounts["test"] = replace(accounts["test"], tokens_dropped=7)
+    assert totals(accounts) == {
+        "documents": 3,
+        "documents_cut": 0,
+        "separators": 3,
+        "tokens_in": 9,
+        "tokens_kept": 9,
+        "tokens_dropped": 0,
+        "tokens_scored": 6,
+        "padding": 6,
+        "places_filled": 0.6,
+        "blocks_train": 2,
+        "blocks_test": 1,
+    }
+    accounts["test"].dropped_remainder = 7
     assert totals(accounts)["tokens_dropped"] == 7
 
 
-@given(st.lists(st.text(max_size=40), min_size=1, max_size=6), BLOCK_SIZES, STRATEGIES)
+@given(st.lists(st.text(max_size=40), min_size=1, max_size=6), BLOCK_SIZES, st.sampled_from(["concat", "document"]))
 def test_decoding_the_blocks_gives_the_documents_back(tokenizer, texts, block_size, strategy):
     eos, mark = tokenizer.eos_token_id, tokenizer.eos_token
     assume(not any(mark in text for text in texts))
-    tokenized = tokenize(texts, tokenizer)
-    assume(has_blocks(tokenized["input_ids"][:], block_size, strategy))
+    tokenized = tokenize(Dataset.from_dict({"text": texts}), "text", tokenizer)
+    assume(slow_blocks(tokenized["input_ids"][:], block_size, strategy))
     blocks, accounts = chunk(DatasetDict(train=tokenized), block_size, eos, strategy)
     ids = sum(blocks["train"]["input_ids"], [])
     assert tokenizer.decode([i for i in ids if i != eos]) == "".join(texts)
@@ -121,21 +239,65 @@ def test_decoding_the_blocks_gives_the_documents_back(tokenizer, texts, block_si
         assert tokenizer.decode(ids) == "".join(text + mark for text in texts)
 
 
+@MANY
 @given(st.lists(DOCUMENTS | st.just([]), min_size=1, max_size=4), BLOCK_SIZES, STRATEGIES, st.randoms(), st.data())
 def test_blocks_do_not_depend_on_how_arrow_keeps_the_column(parts, block_size, strategy, random, data):
     documents = sum(parts, [])
-    assume(has_blocks(documents, block_size, strategy))
+    assume(slow_blocks(documents, block_size, "concat" if strategy == "pack" else strategy))
     kind = data.draw(st.sampled_from([pa.list_, pa.large_list]))
-    values = data.draw(st.sampled_from([pa.int32, pa.int64]))
+    values = data.draw(st.sampled_from([pa.int32, pa.int64, pa.uint16]))
     order = random.sample(range(len(documents)), len(documents))
     whole = concatenate_datasets([dataset(part, kind, values) for part in parts])
     padded = dataset([[1, 2], [3], *documents, [4]], kind, values)
     shuffled = dataset([documents[i] for i in order], kind, values).select([order.index(i) for i in range(len(order))])
-    expected = chunk_one(documents, block_size, strategy)
-    for kept in (whole, padded.select(range(2, 2 + len(documents))), shuffled, shuffled.flatten_indices()):
-        blocks, account = chunk_one(kept, block_size, strategy)
-        assert blocks.to_list() == expected[0].to_list()
-        assert account == expected[1]
+    with mock.patch("helpers.chunking.WINDOW", data.draw(st.sampled_from([5, 40, 1 << 20]))):
+        expected = chunk_one(documents, block_size, strategy)
+        for kept in (whole, padded.select(range(2, 2 + len(documents))), shuffled, shuffled.flatten_indices()):
+            blocks, account = chunk_one(kept, block_size, strategy)
+            assert blocks.to_list() == expected[0].to_list()
+            assert account == expected[1]
+
+
+def test_blocks_do_not_depend_on_the_processes_and_batches_that_tokenized(tokenizer, tmp_path):
+    examples = load_examples("embedded", "train")
+    plain, expected = Dataset.from_dict({"text": texts(examples, "answers.text")}), None
+    for way in ({}, {"num_proc": 2}, {"batch_size": 7}, {"writer_batch_size": 3}):
+        tokenized = plain.map(
+            lambda batch: {"input_ids": tokenizer(batch["text"], verbose=False)["input_ids"]},
+            batched=True,
+            remove_columns="text",
+            cache_file_name=None if "num_proc" in way else str(tmp_path / f"{len(way) and next(iter(way))}.arrow"),
+            **way,
+        )
+        found = [chunk_one(tokenized, 128, strategy)[0]["input_ids"][:] for strategy in ("concat", "pack", "document")]
+        expected = expected or found
+        assert found == expected, way
+
+
+@settings(max_examples=settings.default.max_examples // 4)  # a stream is slow to build
+@given(DOCUMENTS, BLOCK_SIZES, STRATEGIES, st.sampled_from([5, 40, 1 << 20]))
+def test_a_stream_gives_the_same_blocks_and_account(documents, block_size, strategy, window):
+    assume(slow_blocks(documents, block_size, "concat" if strategy == "pack" else strategy))
+    with mock.patch("helpers.chunking.WINDOW", window):
+        blocks, account = chunk_one(documents, block_size, strategy)
+        stream, accounts = chunk(dataset(documents).to_iterable_dataset(num_shards=min(2, len(documents))), block_size, EOS, strategy)  # fmt: skip
+        for _ in range(2):  # the second reading counts anew
+            assert list(stream) == blocks.to_list()
+            assert accounts == account
+
+
+@pytest.mark.parametrize("strategy", ["concat", "pack", "document"])
+def test_blocks_are_written_to_a_folder_as_they_come(tmp_path, strategy):
+    tokenized = DatasetDict(train=dataset([[1, 2, 3], [], [4] * 9, [5]] * 9), test=dataset([[6, 7]]))
+    expected, accounts = chunk(tokenized, 4, EOS, strategy)
+    with mock.patch("helpers.chunking.WINDOW", 1 << 20):
+        blocks, found = chunk(tokenized, 4, EOS, strategy, folder=tmp_path)
+    assert found == accounts
+    for kept in (blocks, load(tmp_path), load_from_disk(tmp_path)):
+        assert {name: part.to_list() for name, part in kept.items()} == {n: p.to_list() for n, p in expected.items()}
+    assert blocks["train"].cache_files == []
+    chunk(tokenized["train"], 4, EOS, strategy, folder=tmp_path / "one")
+    assert load_from_disk(tmp_path / "one").to_list() == expected["train"].to_list()
 
 
 def group_texts(examples, block_size):
@@ -145,6 +307,14 @@ def group_texts(examples, block_size):
     if total >= block_size:
         total = (total // block_size) * block_size
     return {k: [t[i : i + block_size] for i in range(0, total, block_size)] for k, t in concatenated.items()}
+
+
+@given(DOCUMENTS, BLOCK_SIZES)
+def test_the_guide_can_be_had_token_for_token(documents, block_size):
+    assume(sum(map(len, documents)) >= block_size)
+    guide = dataset(documents).map(group_texts, batched=True, batch_size=None, fn_kwargs={"block_size": block_size})
+    blocks, _ = chunk_one(documents, block_size, eos=None, remainder="drop", position_ids=False)
+    assert blocks.to_list() == guide.to_list()
 
 
 def test_the_guide_loses_a_remainder_in_every_batch_and_chunk_loses_none():
@@ -160,6 +330,27 @@ def test_the_guide_loses_a_remainder_in_every_batch_and_chunk_loses_none():
     assert sum(map(len, blocks["input_ids"])) == total + len(documents)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"strategy": "bfd"}, "strategy is 'bfd': it must be one of 'concat', 'pack', 'document'"),
+        ({"remainder": "lose"}, "remainder is 'lose': it must be one of 'keep', 'pad', 'drop'"),
+        ({"remainder": "drop", "strategy": "pack"}, "remainder is 'drop': 'pack' leaves none over, use 'keep'"),
+        ({"overlap": -1, "strategy": "document"}, "overlap is -1: it must be a whole number of at least 0"),
+        ({"overlap": 4, "strategy": "document"}, "overlap is 4: it must be less than a block of 4 tokens"),
+        ({"overlap": True, "strategy": "document"}, "overlap is True: .*whole number"),
+        (
+            {"overlap": 1, "strategy": "concat"},
+            "overlap is 1: only blocks of the strategy 'document' can overlap, use 0",
+        ),
+        ({"seed": -1, "strategy": "pack"}, "seed is -1: it must be a whole number between 0"),
+    ],
+)
+def test_a_bad_option_is_refused(options, message):
+    with pytest.raises(ParameterError, match=message):
+        chunk_one([[1, 2, 3]], 4, **options)
+
+
 @pytest.mark.parametrize("block_size", [1, 0, -3, True, 2.5, "128", None])
 def test_a_bad_block_size_is_refused(block_size):
     with pytest.raises(ParameterError, match=r"block_size is .*at least 2") as error:
@@ -167,23 +358,27 @@ def test_a_bad_block_size_is_refused(block_size):
     assert repr(block_size) in str(error.value)
 
 
-def test_an_unknown_strategy_is_refused():
-    with pytest.raises(ParameterError, match="strategy is 'pack'.*'concat', 'document'"):
-        chunk_one([[1, 2, 3]], 2, "pack")
-
-
-def test_fewer_tokens_than_one_block_are_refused_when_documents_are_laid_end_to_end():
-    with pytest.raises(ParameterError, match="block_size is 6: the train split has only 5 tokens.*smaller"):
-        chunk_one([[1, 2], [3]], 6, "concat")
-    assert chunk_one([[1, 2], [3]], 5, "concat")[1].blocks == 1
-    assert chunk_one([[1, 2], [3]], 6, "document")[1].blocks == 2
-
-
 @pytest.mark.parametrize("documents", [[], [[]]])
-@pytest.mark.parametrize("strategy", ["concat", "document"])
+@pytest.mark.parametrize("strategy", ["concat", "pack", "document"])
 def test_no_block_at_all_is_refused(documents, strategy):
-    with pytest.raises(DataError, match="train split.*at least 2 tokens"):
+    with pytest.raises(
+        DataError, match=f"No block comes out of the train split: its {len(documents)} documents have 0 tokens"
+    ):
         chunk_one(documents, 2, strategy)
+
+
+def test_a_block_that_is_longer_than_the_text_is_refused_only_if_its_tokens_are_dropped():
+    assert chunk_one([[1, 2], [3]], 6)[1].blocks == 1
+    with pytest.raises(DataError, match="2 documents have 3 tokens, and a block of 6 needs more"):
+        chunk_one([[1, 2], [3]], 6, remainder="drop")
+
+
+def test_what_is_dropped_is_said_where_it_is_more_than_one_in_a_hundred(capsys):
+    chunk_one([[1] * 200], 200)
+    assert capsys.readouterr().out == ""
+    chunk_one([[1] * 209], 200, remainder="drop")
+    said = "10 of 210 tokens of the train split are dropped (4.8%): 10 of a remainder, 0 alone in a block.\n"
+    assert capsys.readouterr().out == said
 
 
 def test_a_block_may_be_as_long_as_the_context_and_no_longer():
@@ -192,18 +387,23 @@ def test_a_block_may_be_as_long_as_the_context_and_no_longer():
         check_block_size(1025, 1024)
 
 
-@given(DOCUMENTS, BLOCK_SIZES, STRATEGIES)
-def test_labels_are_ignored_by_place_only(documents, block_size, strategy):
-    assume(has_blocks(documents, block_size, strategy))
-    blocks = slow_blocks(documents, block_size, strategy)
-    batch = collate(blocks)
+@given(ways())
+def test_labels_are_ignored_by_place_only(way):
+    documents, block_size, strategy, options, _ = way
+    blocks = slow_blocks(documents, block_size, strategy, **options)
+    assume(blocks)
+    labelled = options.get("remainder") == "pad" or options.get("overlap")
+    names = ["input_ids"] + ["position_ids"] * options["position_ids"] + ["labels"] * bool(labelled)
+    batch = collate([block | {"attention_mask": None} for block in columns_of(blocks, names)])
     width = max(len(b["input_ids"]) for b in blocks)
+    assert list(batch) == ["input_ids", *["position_ids"] * options["position_ids"], "labels"]
     assert {(v.shape, v.dtype) for v in batch.values()} == {((len(blocks), width), torch.int64)}
     for row, block in enumerate(blocks):
-        ids, positions, rest = block["input_ids"], block["position_ids"], width - len(block["input_ids"])
-        assert batch["input_ids"][row, : len(ids)].tolist() == ids
-        assert batch["position_ids"][row, : len(ids)].tolist() == positions
-        assert batch["labels"][row].tolist() == [i if p else -100 for i, p in zip(ids, positions, strict=True)] + [-100] * rest  # fmt: skip
+        rest = width - len(block["input_ids"])
+        assert batch["input_ids"][row].tolist() == block["input_ids"] + [0] * rest
+        if options["position_ids"]:
+            assert batch["position_ids"][row].tolist() == block["position_ids"] + [0] * rest
+        assert batch["labels"][row, 1:].tolist() == block["labels"][1:] + [-100] * rest
 
 
 def test_end_of_text_is_a_target_unlike_with_the_usual_collator(tokenizer):
@@ -240,7 +440,7 @@ def mixed_batch():
     documents = [torch.randint(1, 64, (n,), generator=generator).tolist() for n in (5, 0, 9, 12, 1, 8)]
     spans = []
     for row, piece in enumerate(slow_pieces(documents, 22, "concat")):
-        numbers = [number for _, number in piece]
+        numbers = [number for _, number, _ in piece]
         spans += [(row, numbers.index(n), numbers.index(n) + numbers.count(n)) for n in sorted(set(numbers))]
     return collate(chunk_one(documents, 22)[0].to_list()), spans
 
@@ -264,7 +464,9 @@ def trained_loss(model, batch, folder):
     rows = [{k: v[i] for k, v in batch.items()} for i in range(len(batch["labels"]))]
     arguments = TrainingArguments(folder, max_steps=1, per_device_train_batch_size=len(rows), use_cpu=True, report_to="none", save_strategy="no", disable_tqdm=True)  # fmt: skip
     stack = lambda rows: {k: torch.stack([r[k] for r in rows]) for k in rows[0]}  # noqa: E731
-    return Trainer(model=model, args=arguments, train_dataset=rows, data_collator=stack).train().training_loss
+    model.config.use_cache = True  # as most are loaded: it would switch the mask off
+    trainer = Trainer(model=model, args=arguments, train_dataset=rows, data_collator=stack, callbacks=[Watch(1)])
+    return trainer.train().training_loss
 
 
 def test_the_training_loss_is_the_mean_over_the_tokens_of_documents_alone(model, mixed_batch, tmp_path):

@@ -250,6 +250,11 @@ def test_two_copies_are_found_although_others_quote_parts_of_them():
     assert partition(near_duplicates(documents)) == [0, 1, 2, 3, 4, 0]
 
 
+def test_a_nested_column_of_concatenated_data_sets_is_found():
+    part = Dataset.from_dict({"a": [{"b": {"c": ["x", "y"]}}, {"b": None}]})
+    assert texts(datasets.concatenate_datasets([part, part.select([0])]), "a.b.c") == ["x y", "", "x y"]
+
+
 def test_no_documents_have_no_groups():
     assert len(near_duplicates([])) == 0
 

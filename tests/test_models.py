@@ -200,7 +200,7 @@ def test_the_embedded_tokenizer_fits_its_model(tokenizer, embedded):
 
 
 def test_the_embedded_model_has_learned(tokenizer, embedded):
-    documents = texts(load_examples("embedded", "train[:12]"), "answers.text")
-    ids = tokenize(documents, tokenizer)["input_ids"][:]
+    examples = load_examples("embedded", "train[:12]")
+    documents, ids = texts(examples, "answers.text"), tokenize(examples, "answers.text", tokenizer)["input_ids"][:]
     loss = score_documents(embedded, ids, documents, tokenizer.eos_token_id).loss
     assert 1 < loss < math.log(len(tokenizer)) - 2.5

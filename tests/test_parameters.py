@@ -31,7 +31,10 @@ EXPECTED = {
     "preprocess": {"model": MODEL, "num_proc": SIZE},
     "chunk": {
         "block_size": (int, (1, 0, -8), (2, 128, 10**6), ("whole number", "2")),
-        "strategy": (str, ("", "both", "Concat"), ("concat", "document"), ("'concat'", "'document'")),
+        "strategy": (str, ("", "both", "Concat"), ("concat", "pack", "document"), ("'concat'", "'pack'", "'document'")),
+        "remainder": (str, ("", "lose", "Drop"), ("keep", "pad", "drop"), ("'keep'", "'pad'", "'drop'")),
+        "overlap": (int, (-1,), (0, 16), ("whole number", "0")),
+        "seed": SEED,
     },
     "train": {
         "model": MODEL,
@@ -138,7 +141,7 @@ def test_an_unknown_name_that_is_near_nothing_gives_all():
 
 
 def test_a_known_name_of_another_step_is_unknown():
-    assert "chunk.seed" in refuse("chunk", "seed", 1)
+    assert "chunk.top_p" in refuse("chunk", "top_p", 1)
 
 
 def test_the_first_bad_value_among_good_ones_is_found():
