@@ -144,12 +144,22 @@ def _say(name: str, account: Account) -> None:
 def _schema(way: _Way) -> "pa.Schema":
     import pyarrow as pa
 
-    names = ["input_ids"] + ["position_ids"] * way.position_ids + ["labels"] * way.labelled
-    return pa.schema([(name, pa.large_list(pa.int32())) for name in names])
+    columns = [("input_ids", np.int32)]
+    columns += [("position_ids", _place_type(way))] * way.position_ids + [("labels", np.int32)] * way.labelled
+    return pa.schema([(name, pa.large_list(pa.from_numpy_dtype(kind))) for name, kind in columns])
 
 
-def _windows(columns: Iterable["pa.ChunkedArray"]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The ids of the documents of a window end to end and the length of each, the same windows whatever batches come in."""
+def _place_type(way: _Way) -> type:
+    """The smallest type that holds every place in a block: half the memory for all but very long ones."""
+    return np.int16 if way.block_size <= 1 << 15 else np.int32
+
+
+def _windows(columns: Iterable["pa.ChunkedArray"], whole: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The ids of the documents of a window end to end and the length of each.
+
+    Where the blocks depend on it, windows are `whole`: the same whatever batches come in. Else one may end with a batch,
+    so that it need not be copied together from several.
+    """
     held: list[tuple[np.ndarray, np.ndarray]] = []
     missing = WINDOW
 
@@ -167,7 +177,7 @@ def _windows(columns: Iterable["pa.ChunkedArray"]) -> Iterator[tuple[np.ndarray,
                 held.append((values[token : ends[until - 1]], lengths[document:until]))
                 missing -= int(ends[until - 1]) - token
                 document, token = until, int(ends[until - 1])
-                if missing <= 0:
+                if missing <= 0 or (not whole and document == len(lengths) and missing < 7 * WINDOW // 8):
                     yield joined()
                     held, missing = [], WINDOW
     if held:
@@ -178,7 +188,7 @@ def _cut(columns: Iterable["pa.ChunkedArray"], way: _Way, account: Account) -> I
     """The blocks as they come, and the account of them."""
     rest = np.zeros(0, np.int32)  # of `concat`: the tokens that are in no block yet,
     rest_ends = np.zeros(0, np.int64)  # and where documents end among them, counted back from their end
-    for number, (values, lengths) in enumerate(_windows(columns)):
+    for number, (values, lengths) in enumerate(_windows(columns, whole=way.strategy == "pack")):
         offset = account.tokens_in + account.separators
         account.documents += len(lengths)
         account.tokens_in += len(values)
@@ -303,7 +313,8 @@ def _batch(
     scored = len(ids) - len(first)
     columns = [ids]
     if way.position_ids:
-        columns.append(np.arange(len(ids), dtype=np.int32) - np.repeat(starts.astype(np.int32), segments))
+        places = np.arange(len(ids), dtype=np.int32) - np.repeat(starts.astype(np.int32), segments)
+        columns.append(places.astype(_place_type(way)))
     if way.labelled:
         masked = np.zeros(len(ids), bool) if masked is None else masked
         masked[first] = True

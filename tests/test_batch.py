@@ -90,7 +90,7 @@ def test_every_profile_gives_all_parameters(name):
     [
         ("train.learning_rat=1", ["train.learning_rat", "'1'", "'learning_rate'"]),
         ("blocksize=1", ["blocksize", "'1'", "'block_size'"]),
-        ("chunk.top_p=1", ["chunk.seed", "'1'", "block_size"]),
+        ("chunk.blok_size=1", ["chunk.blok_size", "'1'", "block_size"]),
         ("trian.seed=1", ["'trian'", "'train'"]),
         (".seed=1", ["''", "train"]),
         ("seed", ["'seed'", "NAME=VALUE"]),
