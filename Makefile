@@ -34,7 +34,8 @@ bench: bench-chunking  ## speed and memory beside other libraries, into tests/be
 
 bench-chunking: env  ## the same for chunking alone
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r tests/benchmarks/requirements.txt
-	@$(BIN)/python -m tests.benchmarks.chunking && $(BIN)/python -m tests.benchmarks.scale
+	@$(BIN)/python -m tests.benchmarks.chunking && $(BIN)/python -m tests.benchmarks.scale && \
+	  $(BIN)/python -m tests.benchmarks.tokenization
 
 lab: env  ## open JupyterLab in notebooks/
 	@$(BIN)/jupyter lab --notebook-dir=. notebooks/01_load.ipynb

@@ -84,9 +84,8 @@ class Watch(TrainerCallback):
         self._bar: Progress | None = None
         self._began = 0.0
 
-    def on_train_begin(self, args, state, control, model=None, **kwargs):
-        """Start the bar and the clock. With a cache, documents in a block would see each other, and nothing would say so."""
-        model.config.use_cache = False
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Start the bar and the clock."""
         self._bar = Progress(state.max_steps, "steps")
         self._began = time.perf_counter()
 

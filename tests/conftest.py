@@ -14,8 +14,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-PROJECT = Path(__file__).parent.parent
-REAL_TEXT = PROJECT.parent / "shared" / "data" / "eli5-category-validation-2.json.gz"
+from tests import PROJECT, REAL_TEXT
 
 torch.set_num_threads(1)  # the models here are so small that a second thread costs more than it does
 

@@ -18,9 +18,9 @@ from transformers import (
     TrainingArguments,
 )
 
-from helpers import Watch, check_block_size, chunk, collate, load, load_examples, texts, tokenize, totals
+from helpers import check_block_size, chunk, collate, load, load_examples, texts, tokenize, totals
 from helpers.errors import DataError, ParameterError
-from helpers.packing import best_fit_decreasing
+from helpers.packing import best_fit_decreasing, dissolve_emptiest
 
 EOS = 0
 DOCUMENTS = st.lists(st.lists(st.integers(0, 60), max_size=20), min_size=1, max_size=12)
@@ -45,7 +45,7 @@ def chunk_one(documents, block_size, strategy="concat", eos=EOS, **options):
 def ways(draw):
     """Documents, a block size, a strategy and its options, the windows small enough for several."""
     block_size, strategy = draw(BLOCK_SIZES), draw(st.sampled_from(["concat", "document"]))
-    options = {"eos": draw(st.sampled_from([EOS, None])), "position_ids": draw(st.booleans())}
+    options = {"eos": draw(st.sampled_from([EOS, 61, None])), "position_ids": draw(st.booleans())}
     if strategy == "concat":
         options["remainder"] = draw(st.sampled_from(["keep", "pad", "drop"]))
     else:
@@ -143,12 +143,43 @@ def slow_best_fit_decreasing(sizes, capacity):
     return rooms
 
 
-@given(st.integers(2, 40).flatmap(lambda c: st.tuples(st.just(c), st.lists(st.integers(1, c), max_size=60))))
+CASES = st.integers(2, 40).flatmap(lambda c: st.tuples(st.just(c), st.lists(st.integers(1, c), max_size=60)))
+
+
+@MANY
+@given(CASES)
+@example((19, [9, 9, 9, 9, 5, 5, 5]))  # of two bins with the same room, one is filled before the other
+@example((20, [10, 10, 14, 14, 3, 3]))
 def test_best_fit_decreasing_equals_the_slow_oracle(case):
     capacity, sizes = case
     bins = best_fit_decreasing(np.array(sizes, np.int64), capacity)
     fill = [sum(s for s, b in zip(sizes, bins, strict=True) if b == number) for number in range(max(bins, default=-1) + 1)]  # fmt: skip
     assert sorted(capacity - f for f in fill) == sorted(slow_best_fit_decreasing(sizes, capacity))
+
+
+@MANY
+@given(CASES)
+def test_the_emptiest_bins_are_dissolved_into_the_others(case):
+    capacity, sizes = case[0], np.array(case[1], np.int64)
+    before = best_fit_decreasing(sizes, capacity)
+    parts, bins = dissolve_emptiest(sizes, before, capacity)
+    fill = np.bincount(bins, weights=parts).astype(int)
+    assert fill.sum() == sizes.sum() and (fill <= capacity).all() and (fill > 0).all()
+    assert len(fill) <= before.max(initial=-1) + 1
+    ends = np.cumsum(parts)
+    assert set(np.cumsum(sizes)) <= set(ends), "items are cut, not joined"
+    whole = set(zip(np.cumsum(sizes) - sizes, np.cumsum(sizes), strict=True))
+    for start, end in zip(ends - parts, ends, strict=True):
+        assert (start, end) in whole or end - start >= max(1, capacity // 8)
+    dissolved = before.max(initial=-1) + 1 - len(fill)
+    assert (len(parts) > len(sizes)) <= (dissolved > 0), "nothing is cut for nothing"
+
+
+def test_an_emptiest_bin_is_dissolved_by_cutting():
+    sizes = np.array([50, 50, 50, 30])  # rooms of 14 beside the 30, in bins of 64: cut into 14, 8 and 8
+    parts, bins = dissolve_emptiest(sizes, best_fit_decreasing(sizes, 64), 64)
+    assert parts.tolist() == [50, 50, 50, 14, 8, 8]
+    assert sorted(np.bincount(bins, weights=parts)) == [58, 58, 64]
 
 
 def runs_of(block):
@@ -187,6 +218,21 @@ def test_the_order_of_packed_blocks_depends_on_the_seed_and_only_that():
     found = [chunk_one(documents, 16, "pack", seed=seed)[0]["input_ids"][:] for seed in (0, 0, 1)]
     assert found[0] == found[1] != found[2]
     assert sorted(found[0]) == sorted(found[2])
+
+
+def test_every_window_has_an_order_of_its_own():
+    documents = [[i] * 5 for i in range(1, 21)]
+    with mock.patch("helpers.chunking.WINDOW", 100):
+        ids = chunk_one(documents * 2, 6, "pack")[0]["input_ids"][:]
+    assert sorted(ids[:20]) == sorted(ids[20:]) and ids[:20] != ids[20:]
+
+
+@pytest.mark.parametrize("block_size", [1 << 15, (1 << 15) + 1])
+def test_places_are_right_in_very_long_blocks(block_size):
+    blocks, _ = chunk_one([[1] * 70_000], block_size)
+    expected = [*range(block_size)] * 2 + [*range(70_001 - 2 * block_size)]
+    assert sum(blocks["position_ids"], []) == expected
+    assert blocks.features["position_ids"].feature.dtype == ("int16" if block_size == 1 << 15 else "int32")
 
 
 @pytest.mark.parametrize("block_size", [128, 1024])
@@ -464,9 +510,8 @@ def trained_loss(model, batch, folder):
     rows = [{k: v[i] for k, v in batch.items()} for i in range(len(batch["labels"]))]
     arguments = TrainingArguments(folder, max_steps=1, per_device_train_batch_size=len(rows), use_cpu=True, report_to="none", save_strategy="no", disable_tqdm=True)  # fmt: skip
     stack = lambda rows: {k: torch.stack([r[k] for r in rows]) for k in rows[0]}  # noqa: E731
-    model.config.use_cache = True  # as most are loaded: it would switch the mask off
-    trainer = Trainer(model=model, args=arguments, train_dataset=rows, data_collator=stack, callbacks=[Watch(1)])
-    return trainer.train().training_loss
+    model.config.use_cache = True  # as most are loaded: left so by Trainer, it would switch the mask off
+    return Trainer(model=model, args=arguments, train_dataset=rows, data_collator=stack).train().training_loss
 
 
 def test_the_training_loss_is_the_mean_over_the_tokens_of_documents_alone(model, mixed_batch, tmp_path):

@@ -17,8 +17,8 @@ import pyarrow as pa
 from datasets import Dataset, disable_progress_bars
 
 from helpers import chunk, load_examples, load_tokenizer, tokenize
+from tests import REAL_TEXT
 from tests.benchmarks.results import record, table
-from tests.conftest import REAL_TEXT
 
 EOS = 0
 
