@@ -1,5 +1,7 @@
 """Text to token ids, in parallel, with nothing added, cut or padded."""
 
+import os
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +28,10 @@ def tokenize(examples: "Dataset", text_column: str, tokenizer: "PreTrainedTokeni
     import datasets
     from datasets.fingerprint import Hasher
 
+    if "TOKENIZERS_PARALLELISM" not in os.environ:
+        os.unsetenv(
+            "TOKENIZERS_PARALLELISM"
+        )  # where map has used processes, it stays "false" for all but Python (datasets 5.2)
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
@@ -35,7 +41,7 @@ def tokenize(examples: "Dataset", text_column: str, tokenizer: "PreTrainedTokeni
 
         encodings = backend.encode_batch_fast(joined(batch[text_column], text_column), add_special_tokens=False)
         offsets = np.cumsum([0] + [len(e) for e in encodings])
-        values = np.fromiter((i for e in encodings for i in e.ids), np.int32, count=int(offsets[-1]))
+        values = np.fromiter(chain.from_iterable(e.ids for e in encodings), np.int32, count=int(offsets[-1]))
         return pa.table({"input_ids": pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values))})
 
     features = datasets.Features({"input_ids": datasets.LargeList(datasets.Value("int32"))})
@@ -48,6 +54,7 @@ def tokenize(examples: "Dataset", text_column: str, tokenizer: "PreTrainedTokeni
     return source.map(
         encode,
         batched=True,
+        batch_size=10_000,  # at the end of a batch, cores wait for each other
         remove_columns=text_column,
         features=features,
         cache_file_name=str(path),

@@ -1,9 +1,11 @@
 """Token ids as the tokenizer itself makes them, with nothing added, cut or padded."""
 
 import copy
+import ctypes
 import gzip
 import json
 import logging
+import os
 
 import datasets
 import pyarrow as pa
@@ -114,3 +116,14 @@ def test_a_column_without_text_is_refused(tokenizer):
     examples = load_examples("embedded", "train[:5]")
     with pytest.raises(ParameterError, match="text_column is 'answers.score': it holds int"):
         tokenize(examples, "answers.score", tokenizer)
+
+
+def test_all_cores_are_used_after_map_has_used_processes(tokenizer):
+    """What `map` with processes leaves behind would keep the tokenizer on one core; only C sees it."""
+    libc = ctypes.CDLL(None)
+    libc.getenv.restype = ctypes.c_char_p
+    examples = Dataset.from_dict({"t": ["Why?", "Because."]})
+    examples.map(lambda row: row, num_proc=2)
+    assert libc.getenv(b"TOKENIZERS_PARALLELISM") == b"false" and "TOKENIZERS_PARALLELISM" not in os.environ
+    tokenize(examples, "t", tokenizer)
+    assert libc.getenv(b"TOKENIZERS_PARALLELISM") is None
