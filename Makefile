@@ -33,8 +33,8 @@ test-gpu: env  ## the notebooks and the device paths on a CUDA GPU
 bench: bench-chunking  ## speed and memory beside other libraries, into tests/benchmarks/RESULTS.md
 
 bench-chunking: env  ## the same for chunking alone
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r tests/benchmarks/requirements.txt
-	@$(BIN)/python -m tests.benchmarks.chunking && $(BIN)/python -m tests.benchmarks.scale && \
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target build/bench -r tests/benchmarks/requirements.txt
+	@export PYTHONPATH=build/bench && $(BIN)/python -m tests.benchmarks.chunking && $(BIN)/python -m tests.benchmarks.scale && \
 	  $(BIN)/python -m tests.benchmarks.tokenization
 
 lab: env  ## open JupyterLab in notebooks/
