@@ -175,6 +175,12 @@ def test_the_emptiest_bins_are_dissolved_into_the_others(case):
     assert (len(parts) > len(sizes)) <= (dissolved > 0), "nothing is cut for nothing"
 
 
+def test_few_items_are_cut_where_none_fit_together():
+    sizes = np.full(1000, 80)  # in bins of 128: every bin has room for more than half an item
+    parts, bins = dissolve_emptiest(sizes, best_fit_decreasing(sizes, 128), 128)
+    assert 990 <= bins.max() + 1 < 1000 < len(parts) <= 1010
+
+
 def test_an_emptiest_bin_is_dissolved_by_cutting():
     sizes = np.array([50, 50, 50, 30])  # rooms of 14 beside the 30, in bins of 64: cut into 14, 8 and 8
     parts, bins = dissolve_emptiest(sizes, best_fit_decreasing(sizes, 64), 64)
