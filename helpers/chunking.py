@@ -1,7 +1,7 @@
 """Token ids to blocks for training, with an account of every token.
 
 Arrow keeps the ids of all documents end to end in one buffer, and a block is a pair of offsets into it. So no token is looked at
-in Python. The text is worked on a window of about a million tokens at a time, whatever batches it comes in, so
+in Python. The text is worked on a window of about two million tokens at a time, whatever batches it comes in, so
 that the blocks do not depend on those and memory does not grow with the text.
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
 IGNORED = -100  # the label that PyTorch's cross-entropy leaves out
-WINDOW = 1 << 20  # tokens; it ends with the document that reaches it
+WINDOW = 1 << 21  # tokens; it ends with the document that reaches it
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def chunk(
 
     - `concat`: the documents end to end, cut every `block_size` tokens. What is left at the end of the split (`remainder`) becomes a
       shorter block ("keep"), is filled up with end-of-text that is not scored ("pad"), or is left out ("drop").
-    - `pack`: documents longer than a block are cut, and the pieces packed into blocks by best-fit decreasing, a million
+    - `pack`: documents longer than a block are cut, and the pieces packed into blocks by best-fit decreasing, two million
       tokens at a time; then a few pieces are cut once more, so that the emptiest blocks can be dissolved. The order of the
       blocks is drawn from `seed`.
     - `document`: a block never holds two documents. A long one is cut, and each further block begins with the last `overlap` tokens of
