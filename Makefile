@@ -3,7 +3,7 @@ PROFILE ?= tiny
 BIN := .venv/bin
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help env run test test-full test-gpu bench bench-chunking lab notebooks check lock clean
+.PHONY: help env run test test-full test-gpu test-peers bench bench-chunking bench-perplexity lab notebooks check lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -21,21 +21,30 @@ run: env  ## run the six notebooks (PROFILE=tiny) into runs/PROFILE
 	@$(BIN)/python -m helpers run --profile $(PROFILE)
 
 test: env  ## every quick test, the notebooks among them
-	@$(BIN)/python -m pytest -q -m "not full and not gpu"
+	@$(BIN)/python -m pytest -q -m "not full and not gpu and not peers"
 
 test-full: env  ## every test that needs no GPU, with a thousand generated cases for each property
-	@HYPOTHESIS_PROFILE=full $(BIN)/python -m pytest -q -m "not gpu"
+	@HYPOTHESIS_PROFILE=full $(BIN)/python -m pytest -q -m "not gpu and not peers"
 
 test-gpu: env  ## the notebooks and the device paths on a CUDA GPU
 	@$(BIN)/python -c 'import sys, torch; torch.cuda.is_available() or sys.exit("make test-gpu needs a CUDA GPU, and torch sees none on this machine.")'
 	@$(BIN)/python -m pytest -q notebooks && $(BIN)/python -m pytest -q -m gpu tests
 
-bench: bench-chunking  ## speed and memory beside other libraries, into tests/benchmarks/RESULTS.md
+test-peers: env build/peers  ## our numbers against lm-evaluation-harness, which is installed into build/ for it
+	@PYTHONPATH=build/peers $(BIN)/python -m pytest -q -m peers tests/peers
+
+build/peers: tests/peers/requirements.txt
+	@rm -rf $@ && $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ -r $<
+
+bench: bench-chunking bench-perplexity  ## speed and memory beside other libraries, into tests/benchmarks/RESULTS.md
 
 bench-chunking: env  ## the same for chunking alone
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target build/bench -r tests/benchmarks/requirements.txt
 	@export PYTHONPATH=build/bench && $(BIN)/python -m tests.benchmarks.chunking && $(BIN)/python -m tests.benchmarks.scale && \
 	  $(BIN)/python -m tests.benchmarks.tokenization
+
+bench-perplexity: env build/peers  ## the same for perplexity alone
+	@PYTHONPATH=build/peers $(BIN)/python -m tests.benchmarks.perplexity
 
 lab: env  ## open JupyterLab in notebooks/
 	@$(BIN)/jupyter lab --notebook-dir=. notebooks/01_load.ipynb

@@ -137,7 +137,9 @@ def _shown(step: str, console: Console) -> Iterator[None]:
             while not finished.wait(0.3):
                 if path.exists():
                     now = json.loads(path.read_text())
-                    note = f"{now['done']:,} of {now['total']:,} {now['what']}  {now['note']}"
+                    note = (
+                        f"{now['done']:,} of {now['total']:,} {now['what']}, {now['rate']:,.1f} a second  {now['note']}"
+                    )
                     bars.update(task, total=now["total"], completed=now["done"], note=note)
 
         thread = threading.Thread(target=follow, daemon=True)

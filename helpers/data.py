@@ -232,6 +232,22 @@ def split_fairly(
     return DatasetDict(train=examples.select(np.flatnonzero(~in_test)), test=examples.select(np.flatnonzero(in_test)))
 
 
+def shared_ngrams(train: list[str], test: list[str], n: int = 8) -> np.ndarray:
+    """For each text of `test`, the share of its runs of n words that occur in `train`: (texts,), NaN where it has no such run.
+
+    A run is what lies between white space, upper and lower case alike. Much more than nothing means that the model has seen
+    the test.
+    """
+
+    def runs(text: str) -> set[int]:
+        words = text.lower().split()
+        return {hash(tuple(words[i : i + n])) for i in range(len(words) - n + 1)}
+
+    known = set().union(*map(runs, train))
+    found = [(len(own & known), len(own)) for own in map(runs, test)]
+    return np.array([shared / own if own else np.nan for shared, own in found])
+
+
 def write_split(folder: Path, schema: "pa.Schema", batches: Iterable["pa.RecordBatch"]) -> "Dataset":
     """Write record batches as they come, in the form of `Dataset.save_to_disk`, and memory-map them.
 

@@ -1,14 +1,16 @@
 """Figures for the notebooks and the report: each comes with the sentence that says it to those who do not see it."""
 
 import base64
+import html
 import io
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from IPython.display import Image
+    from IPython.display import HTML, Image
     from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart
@@ -78,11 +80,59 @@ def draw_losses(history: list[dict[str, float]], base_loss: float | None = None)
     return figure
 
 
-def draw_bars(values: dict[str, float], label: str) -> "Figure":
-    """One horizontal bar for each value, its number beside it."""
+def draw_bars(
+    values: dict[str, float], label: str, intervals: dict[str, tuple[float, float]] | None = None
+) -> "Figure":
+    """One horizontal bar for each value, its number beside it, and a line from the lower to the upper end of its interval."""
     figure, ax = axes(7, 0.7 + 0.4 * len(values))
-    bars = ax.barh(list(values), list(values.values()), color=[COLOURS[i % len(COLOURS)] for i in range(len(values))])
+    ends = np.array([(intervals or {}).get(name, (value, value)) for name, value in values.items()]).T
+    away = np.abs(ends - list(values.values()))
+    colours = [COLOURS[i % len(COLOURS)] for i in range(len(values))]
+    bars = ax.barh(list(values), list(values.values()), color=colours, xerr=away if intervals else None, capsize=4)
     ax.bar_label(bars, fmt="%.1f", padding=3)
     ax.invert_yaxis()
     ax.set_xlabel(label)
     return figure
+
+
+def draw_lines(lines: dict[str, tuple[list[float], list[float]]], xlabel: str, ylabel: str) -> "Figure":
+    """Some lines, each with its name, against a logarithmic scale from left to right."""
+    figure, ax = axes()
+    for (name, (x, y)), colour in zip(lines.items(), COLOURS, strict=False):
+        ax.plot(x, y, color=colour, marker="o", label=name)
+    ax.set(xlabel=xlabel, ylabel=ylabel, xscale="log")
+    ticks = []
+    for value in x:
+        if not ticks or value >= 1.25 * ticks[-1]:  # closer ones would run into each other
+            ticks.append(value)
+    ax.set_xticks(ticks, [f"{value:g}" for value in ticks], minor=False)
+    ax.set_xticks([], minor=True)
+    ax.legend(frameon=False)
+    return figure
+
+
+def heat_map(text: str, offsets: list[tuple[int, int]], nats: dict[str, np.ndarray], most: float = 20.0) -> "HTML":
+    """The words of a text on a ground that is the darker, the more surprised a model was: a column for each model.
+
+    `offsets` say where in the text each token lies, `nats` (for each model) how unlikely it was. The nats of a word are the sum of
+    those of its tokens; they stand in its title, and from `most` on the ground is as dark as it gets.
+    """
+    from IPython.display import HTML
+
+    ends = [match.end() for match in re.finditer(r"\S+", text)] or [0]
+    word_of = np.searchsorted(ends, [end for _, end in offsets]).clip(max=len(ends) - 1)
+    columns = []
+    for name, values in nats.items():
+        words = zip(text.split(), np.bincount(word_of, values, len(ends)), strict=False)
+        spans = " ".join(_shaded(word, float(value), most) for word, value in words)
+        columns.append(f'<td style="text-align:left;vertical-align:top;width:50%"><b>{name}</b><br>{spans}</td>')
+    return HTML(f'<table style="line-height:1.7"><tr>{"".join(columns)}</tr></table>')
+
+
+def _shaded(word: str, nats: float, most: float) -> str:
+    """A word on white to dark blue, in letters that can be read on it."""
+    share = min(nats / most, 1.0)
+    red, green, blue = (round(255 + share * (dark - 255)) for dark in (0, 60, 120))
+    letters = "#fff" if share > 0.69 else "#000"
+    style = f"background:rgb({red},{green},{blue});color:{letters}"
+    return f'<span title="{nats:.1f} nats" style="{style}">{html.escape(word)}</span>'

@@ -66,6 +66,14 @@ def load_model(name: str | Path) -> "PreTrainedModel":
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def prefix_token(tokenizer: "PreTrainedTokenizerBase") -> int:
+    """The token that stands before a text whose first token is scored: the tokenizer's begin-of-text, or else its end-of-text.
+
+    It is the choice of lm-evaluation-harness.
+    """
+    return tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+
+
 def context_length(model_or_config: object) -> int:
     """The greatest number of tokens that a model can attend to; ModelError where its configuration states none."""
     config = getattr(model_or_config, "config", model_or_config)

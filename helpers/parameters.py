@@ -78,7 +78,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "compute_dtype": _text("auto", "float32", "bfloat16"),
         "seed": Rule(int, 0, 2**32 - 1),
     },
-    "evaluate": {"per_device_eval_batch_size": Rule(int, 1)},
+    "evaluate": {"compute_dtype": _text("auto", "float32", "bfloat16"), "stride": Rule(int, 1)},
     "infer": {
         "prompt": _text(),
         "max_new_tokens": Rule(int, 1),

@@ -15,7 +15,7 @@ class Progress:
     def __init__(self, total: int, what: str):
         self.total, self.what, self.done = total, what, 0
         self._file = os.environ.get(FILE)
-        self._bar, self._last = None, 0.0
+        self._bar, self._last, self._began = None, 0.0, time.monotonic()
         if not self._file:
             from tqdm.auto import tqdm
 
@@ -29,7 +29,8 @@ class Progress:
             self._bar.update(units)
         elif time.monotonic() - self._last > 0.2:
             self._last = time.monotonic()
-            state = {"done": self.done, "total": self.total, "what": self.what, "note": note}
+            rate = self.done / (self._last - self._began + 1e-9)
+            state = {"done": self.done, "total": self.total, "what": self.what, "rate": rate, "note": note}
             temporary = f"{self._file}.new"
             with open(temporary, "w") as f:
                 json.dump(state, f)

@@ -108,6 +108,10 @@ class Run:
         """Where a step is written until it is complete."""
         return self.folder / f".{folder_of(step)}.partial"
 
+    def scratch(self, step: str) -> Path:
+        """What a step keeps for another attempt, if it is interrupted, until it is complete."""
+        return self.folder / f".{folder_of(step)}.scratch"
+
     def _old(self, step: str) -> Path:
         return self.folder / f".{folder_of(step)}.old"
 
@@ -201,6 +205,7 @@ class Step:
         self.path = run.partial(name)
         shutil.rmtree(self.path, ignore_errors=True)
         self.path.mkdir()
+        self.scratch = run.scratch(name)
         self._began = time.perf_counter()
 
     def finish(self, **metrics: float | str) -> None:
@@ -223,6 +228,7 @@ class Step:
         }
         (self.path / "step.json").write_text(json.dumps(record, indent=1) + "\n")
         self.run.publish(self.name)
+        shutil.rmtree(self.scratch, ignore_errors=True)
         self.run.write_metrics()
 
 

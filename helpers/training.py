@@ -9,8 +9,8 @@ from transformers import TrainerCallback
 
 from helpers.chunking import IGNORED
 from helpers.errors import ModelError, ParameterError
-from helpers.perplexity import row_nats
 from helpers.progress import Progress
+from helpers.scoring import row_nats
 
 if TYPE_CHECKING:
     import torch

@@ -1,11 +1,12 @@
-"""The embedded data set: what its card says, and that it is worth learning from."""
+"""The embedded data set and base model: what their cards say, and that they are worth learning from."""
 
+import json
 import re
 from collections import Counter
 
 import pytest
 
-from helpers import load_examples, split_fairly
+from helpers import load_examples, load_model, prefix_token, score_documents, split_fairly, texts
 from helpers.run import EMBEDDED
 
 CATEGORIES = [
@@ -117,3 +118,25 @@ def test_most_answers_are_of_medium_length_and_some_are_short_or_long(answers):
     lengths = [len(answer.split()) for answer in answers]
     assert sum(80 <= n <= 220 for n in lengths) > len(lengths) / 2
     assert sum(n <= 30 for n in lengths) >= 20 and sum(n >= 400 for n in lengths) >= 20
+
+
+def test_the_card_of_the_base_model_has_the_numbers_of_its_files():
+    folder = EMBEDDED["model"]
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    curve = json.loads((folder / "training.json").read_text())["held_out"]
+    assert curve[-1]["tokens"] >= 40_000_000 and f"{curve[-1]['tokens'] / 1e6:.1f} million tokens" in card
+    assert f"{curve[-1]['bits_per_byte']:.3f} bits per byte on one document in a hundred" in card
+    recipes = json.loads((folder / "comparison.json").read_text())
+    stated = re.findall(r"^\| .* \| ([\d.]+) \| ([\d,]+) \| (\d\.\d{3}) \| .* \|$", card, re.M)
+    expected = [(v["parameters"] / 1e6, v["tokens"] / 1e3, v["bits_per_byte"]) for v in recipes.values()]
+    assert stated == [(f"{a:.2f}", f"{b:,.0f}", f"{c:.3f}") for a, b, c in expected]
+    assert (folder / "model.safetensors").stat().st_size < 14e6
+
+
+def test_the_base_model_has_learned_something(tokenizer):
+    """The bar for what a learner sees first: at most 2.2 bits for a byte of the embedded test."""
+    examples = load_examples("embedded", "train")
+    test = split_fairly(examples, "answers.text", 0.2, 42, stratify_by_column="category")["test"]
+    documents = texts(test, "answers.text")[::3]
+    ids = [tokenizer(text, add_special_tokens=False).input_ids for text in documents]
+    assert score_documents(load_model("embedded"), ids, documents, prefix_token(tokenizer)).bits_per_byte < 2.2

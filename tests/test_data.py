@@ -17,7 +17,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from helpers import drop_empty, load, load_examples, near_duplicates, save, split_fairly, texts
+from helpers import drop_empty, load, load_examples, near_duplicates, save, shared_ngrams, split_fairly, texts
 from helpers.errors import DataError, ParameterError, UserError
 
 RECORDS = [{"n": i, "text": t} for i, t in enumerate(["Plain", 'a "quote", a comma', "Ünïcode ☂", "  spaces "] * 3)]
@@ -384,3 +384,18 @@ def test_two_processes_save_the_same_bytes_and_neither_path_nor_time(tmp_path):
     for held in first.values():
         assert str(tmp_path).encode() not in held and b".jsonl" not in held
         assert str(int(began))[:6].encode() not in held and time.strftime("%Y-%m").encode() not in held
+
+
+def test_shared_ngrams_by_hand():
+    train = ["a b c d", "x y"]
+    found = shared_ngrams(train, ["A b  c", "b c d e", "c b a", "x y", "a b c a b c"], n=3)
+    assert found[:3].tolist() == [1.0, 0.5, 0.0]
+    assert np.isnan(found[3])
+    assert found[4] == pytest.approx(1 / 3)  # of "a b c", "b c a" and "c a b"; what comes twice counts once
+
+
+def test_a_copied_document_is_all_shared_and_the_embedded_test_is_not():
+    splits = split_fairly(load_examples("embedded", "train"), "answers.text", 0.2, 0, stratify_by_column="category")
+    train, test = (texts(splits[name], "answers.text") for name in ("train", "test"))
+    assert np.nanmax(shared_ngrams(train, test)) < 0.02
+    assert shared_ngrams(train, train[:1]).tolist() == [1.0]

@@ -30,6 +30,7 @@ from helpers import (
     load_examples,
     load_model,
     load_tokenizer,
+    prefix_token,
     score_documents,
     texts,
     tokenize,
@@ -204,3 +205,9 @@ def test_the_embedded_model_has_learned(tokenizer, embedded):
     documents, ids = texts(examples, "answers.text"), tokenize(examples, "answers.text", tokenizer)["input_ids"][:]
     loss = score_documents(embedded, ids, documents, tokenizer.eos_token_id).loss
     assert 1 < loss < math.log(len(tokenizer)) - 2.5
+
+
+@pytest.mark.parametrize(("tokens", "expected"), [({"bos_token": "[BEGIN]"}, "[BEGIN]"), ({}, "[END]")])
+def test_the_prefix_is_the_begin_of_text_or_else_its_end(tokens, expected):
+    tokenizer = word_level(eos_token="[END]", **tokens)
+    assert prefix_token(tokenizer) == tokenizer.convert_tokens_to_ids(expected)

@@ -18,6 +18,7 @@ HUGE = 10**400  # no float holds it
 SEED = (int, (-1, 2**32), (0, 2**32 - 1), ("whole number", "between 0 and"))
 TEXT = (str, ("", "  ", "\n"), ("a", "ü", "42"), ("text", "not empty"))
 SIZE = (int, (0, -1), (1, 4), ("whole number", "1"))
+DTYPE = (str, ("", "float16"), ("auto", "float32", "bfloat16"), ("'auto'", "'float32'", "'bfloat16'"))
 MODEL = TEXT
 # kind, values to refuse, values to accept, what the message must hold
 EXPECTED = {
@@ -42,10 +43,10 @@ EXPECTED = {
         "weight_decay": (float, (-1e-9, -1), (0, 0.0, 0.01), ("at least 0",)),
         "num_train_epochs": (float, (0, -1), (0.5, 3), ("greater than 0",)),
         "per_device_train_batch_size": SIZE,
-        "compute_dtype": (str, ("", "float16"), ("auto", "float32", "bfloat16"), ("'auto'", "'float32'", "'bfloat16'")),
+        "compute_dtype": DTYPE,
         "seed": SEED,
     },
-    "evaluate": {"per_device_eval_batch_size": SIZE},
+    "evaluate": {"compute_dtype": DTYPE, "stride": SIZE},
     "infer": {
         "prompt": TEXT,
         "max_new_tokens": SIZE,

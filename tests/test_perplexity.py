@@ -1,4 +1,4 @@
-"""Perplexity against slow float64 formulas, document by document, window by window, without a batch."""
+"""Perplexity against slow float64 formulas, document by document, window by window, without a batch; and what follows from it."""
 
 import math
 import random
@@ -9,11 +9,23 @@ import torch
 from datasets import Dataset, DatasetDict
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM
 
-from helpers import chunk, compare, score_blocks, score_documents
-from helpers.errors import DataError, ModelError
-from helpers.perplexity import Score, row_nats
+from helpers import (
+    chunk,
+    collate,
+    compare,
+    definitions,
+    flat,
+    interval,
+    load_model,
+    score_blocks,
+    score_documents,
+    score_stride,
+    scoring,
+)
+from helpers.errors import DataError, ModelError, ParameterError
+from helpers.perplexity import Score
 
 CLOSE = 1e-6  # logits are float32 numbers, whose eps is 1.2e-7
 VOCABULARY, CONTEXT, PREFIX = 64, 32, 0
@@ -28,8 +40,21 @@ def documents_of(lengths, seed=1):
 DOCUMENTS = documents_of(LENGTHS)
 
 
-def scored(model, documents, batch_size=7):
-    return score_documents(model, documents, [""] * len(documents), PREFIX, batch_size)
+BUDGETS = (1, 3 * CONTEXT, 100 * CONTEXT)  # tokens in a batch
+
+
+def scored(model, documents, **more):
+    return score_documents(model, documents, [""] * len(documents), PREFIX, **more)
+
+
+def strided(model, documents, stride, **more):
+    return score_stride(model, documents, [""] * len(documents), stride, **more)
+
+
+@pytest.fixture(params=BUDGETS, ids=[f"{n} tokens at once" for n in BUDGETS])
+def budget(request, monkeypatch):
+    """The tests that ask for it run with batches of one window, of a few, and of all."""
+    monkeypatch.setitem(scoring.MOST, "cpu", request.param)
 
 
 def log_softmax(logits):
@@ -71,18 +96,11 @@ def blocks_of(lengths, block_size=16, strategy="concat"):
 
 
 @pytest.mark.parametrize("number", range(len(LENGTHS)), ids=[f"{n} tokens" for n in LENGTHS])
-def test_a_document_against_the_rolling_log_likelihood(number, small_model):
+def test_a_document_against_the_rolling_log_likelihood(number, small_model, budget):
     ours = scored(small_model, DOCUMENTS)
     assert ours.nats[number] == pytest.approx(rolling(small_model, DOCUMENTS[number]), rel=CLOSE)
     assert ours.tokens[number] == LENGTHS[number]
     assert ours.nats.dtype == np.float64
-
-
-def test_document_scores_do_not_depend_on_the_batch_size(small_model):
-    one, *others = (scored(small_model, DOCUMENTS, size) for size in (1, 2, 7, 100))
-    for other in others:
-        np.testing.assert_allclose(other.nats, one.nats, rtol=CLOSE)
-        np.testing.assert_array_equal(other.tokens, one.tokens)
 
 
 def test_dropout_is_off_while_a_model_is_scored(small_model):
@@ -97,11 +115,9 @@ SURPRISE = -np.log(probabilities / probabilities.sum())
 UNIGRAM = constant(SURPRISE)
 
 
-@given(documents=st.lists(st.lists(st.integers(0, 15), max_size=40), min_size=1, max_size=5), size=st.integers(1, 9))
-def test_every_token_is_scored_exactly_once(documents, size):
-    if not any(documents):
-        return
-    found = score_documents(UNIGRAM, documents, [""] * len(documents), 3, size)
+@given(documents=st.lists(st.lists(st.integers(0, 15), max_size=40), min_size=1, max_size=5).filter(any))
+def test_every_token_is_scored_exactly_once(documents):
+    found = score_documents(UNIGRAM, documents, [""] * len(documents), 3)
     assert found.tokens.tolist() == [len(ids) for ids in documents]
     np.testing.assert_allclose(found.nats, [sum(SURPRISE[i] for i in ids) for ids in documents], rtol=CLOSE)
 
@@ -112,27 +128,24 @@ def test_nothing_to_score_is_an_error(documents, small_model):
         scored(small_model, documents)
 
 
-def test_weights_that_are_not_numbers_stop_with_the_document(small_model):
+def test_weights_that_are_not_numbers_stop_with_the_document(small_model, budget):
     small_model.lm_head.weight = torch.nn.Parameter(small_model.lm_head.weight.detach().clone())
     small_model.transformer.wte.weight.data[63] = math.nan
     documents = [[1, 2], [4] * 40, [5], [6, 63, 7], [8] * 3]
-    for size in (1, 2, 7):
-        with pytest.raises(ModelError, match="document 3 a loss of nan"):
-            scored(small_model, documents, size)
+    with pytest.raises(ModelError, match="document 3 a loss of nan"):
+        scored(small_model, documents)
     assert np.isfinite(scored(small_model, documents[:3]).nats).all()
 
 
-def test_blocks_that_are_not_numbers_stop_with_the_block(small_model):
+def test_blocks_that_are_not_numbers_stop_with_the_block(small_model, budget):
     small_model.transformer.wpe.weight.data[9] = math.nan
     blocks = blocks_of((5, 4, 14, 3), strategy="document")
-    for size in (1, 2, 7):
-        with pytest.raises(ModelError, match=r"block 2 .*not a number"):
-            score_blocks(small_model, blocks, size)
+    with pytest.raises(ModelError, match=r"block 2 .*not a number"):
+        score_blocks(small_model, blocks)
 
 
 @pytest.mark.parametrize("strategy", ["concat", "document"])
-@pytest.mark.parametrize("size", [1, 2, 7])
-def test_blocks_against_each_document_by_itself(size, strategy, small_model):
+def test_blocks_against_each_document_by_itself(strategy, small_model, budget):
     blocks = blocks_of((5, 0, 1, 15, 16, 40, 2, 7, 31, 3), 16, strategy)
     nats, tokens = [], []
     for ids, positions in zip(blocks["input_ids"][:], blocks["position_ids"][:], strict=True):
@@ -141,12 +154,39 @@ def test_blocks_against_each_document_by_itself(size, strategy, small_model):
         logs = [log_likelihoods(small_model, piece) for piece in pieces]
         nats.append(-sum(log[i - 1, p[i]] for p, log in zip(pieces, logs, strict=True) for i in range(1, len(p))))
         tokens.append(len(ids) - len(pieces))
-    found = score_blocks(small_model, blocks, size)
+    found = score_blocks(small_model, blocks)
     np.testing.assert_allclose(found.nats, nats, rtol=CLOSE)
     assert found.tokens.tolist() == tokens
     assert found.perplexity == pytest.approx(
         math.exp(sum(nats) / sum(tokens)), rel=10 * CLOSE
     )  # exp of a loss of about 4
+
+
+@pytest.mark.parametrize("ways", [{"remainder": "pad"}, {"strategy": "document", "overlap": 5}])
+def test_tokens_that_are_only_seen_are_not_scored(ways, small_model):
+    """Padding, and what a block repeats of the one before it: each token of a document but its first is scored once."""
+    lengths = (5, 40, 9, 1)
+    tokens = DatasetDict(test=Dataset.from_dict({"input_ids": documents_of(lengths)}))
+    blocks, account = chunk(tokens, 16, PREFIX, ways.pop("strategy", "concat"), **ways)
+    found = score_blocks(small_model, blocks["test"])
+    scored = sum((labels != -100).sum() for labels in (collate([b])["labels"][:, 1:] for b in blocks["test"]))
+    assert found.tokens.sum() == scored == account["test"].tokens_scored
+    nats = 0.0
+    for block in blocks["test"]:
+        batch = collate([block])
+        with torch.no_grad():
+            logs = log_softmax(small_model(batch["input_ids"], position_ids=batch["position_ids"]).logits[0].numpy())
+        nats -= sum(logs[i - 1, t] for i, t in enumerate(batch["labels"][0].tolist()) if t != -100)
+    assert found.nats.sum() == pytest.approx(nats, rel=1e-5)
+
+
+def test_documents_in_a_block_do_not_see_each_other_where_a_model_takes_no_notice_of_positions():
+    torch.manual_seed(0)
+    config = OPTConfig(vocab_size=64, hidden_size=32, ffn_dim=64, num_hidden_layers=2, num_attention_heads=2)
+    model = OPTForCausalLM(config).eval()
+    together = score_blocks(model, blocks_of((9, 6), 32))
+    apart = [score_blocks(model, blocks_of((9,), 32)), strided(model, [[*documents_of((9, 6))[1], PREFIX]], 32)]
+    assert together.nats.sum() == pytest.approx(sum(score.nats.sum() for score in apart), rel=1e-5)
 
 
 def test_guessing_has_the_perplexity_of_the_vocabulary(small_model):
@@ -169,7 +209,7 @@ def test_bits_per_byte_and_word_perplexity(documents):
         1 if ord(c) < 0x80 else 2 if ord(c) < 0x800 else 3 if ord(c) < 0x10000 else 4 for t in documents for c in t
     )
     words = sum(len("".join(" " if c.isspace() else "x" for c in t).split()) for t in documents)
-    assert (found.bytes, found.words) == (octets, words)
+    assert (found.bytes.sum(), found.words.sum()) == (octets, words)
     if octets and words:
         total = sum(SURPRISE[1:4]) * len(documents)
         assert found.bits_per_byte == pytest.approx(total / math.log(2) / octets, rel=CLOSE)
@@ -178,12 +218,14 @@ def test_bits_per_byte_and_word_perplexity(documents):
 
 def test_bits_and_words_of_a_known_text():
     found = score_documents(UNIGRAM, [[1, 2], [3]], ["naïve 雪 🙂", "one\ntwo"], 0)
-    assert (found.bytes, found.words) == (6 + 1 + 3 + 1 + 4 + 7, 5)
+    assert (found.bytes.tolist(), found.words.tolist()) == ([6 + 1 + 3 + 1 + 4, 7], [3, 2])
 
 
 def test_text_without_spaces_has_a_word_perplexity_too():
     """A text of one long 'word': more nats than exp can take."""
-    assert Score(np.array([5000.0]), np.array([1000]), bytes=3000, words=1).word_perplexity == math.inf
+    found = a_score([5000.0], [1000])
+    assert found.word_perplexity == math.inf
+    assert definitions({"base": [found]})[0]["perplexity a word"] is None
 
 
 def test_averages_of_batch_averages_are_something_else(small_model):
@@ -201,37 +243,26 @@ def test_averages_of_batch_averages_are_something_else(small_model):
     assert averaged(len(nats)) == pytest.approx(ours.loss, rel=1e-12)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_row_nats(dtype):
-    torch.manual_seed(0)
-    logits = (10 * torch.randn(4, 50, 70)).to(dtype)
-    labels = torch.randint(0, 70, (4, 50))
-    labels[1, 20:] = -100
-    labels[2] = -100
-    found = row_nats(logits, labels)
-    logs = log_softmax(logits.float().numpy())
-    slow = [
-        -sum(logs[r, i, label] for i, label in enumerate(row) if label != -100) for r, row in enumerate(labels.tolist())
-    ]
-    assert found.dtype == torch.float64
-    assert found[2] == 0
-    np.testing.assert_allclose(found.numpy(), slow, rtol=CLOSE)
-
-
-def test_nats_are_added_up_in_float64():
-    """In float32, 2 ** 25 and a few nats are 2 ** 25 again."""
-    logits = torch.zeros(1, 9, 4)
-    logits[0, 0, 1] = 2.0**25
-    assert row_nats(logits, torch.zeros(1, 9, dtype=torch.int64)).item() - 2**25 == pytest.approx(
-        8 * math.log(4), rel=CLOSE
-    )
+def a_score(nats, tokens, **changes):
+    """A score of documents with so many nats and tokens, the nats spread evenly over the tokens."""
+    spread = np.concatenate([np.full(n, total / max(n, 1)) for total, n in zip(nats, tokens, strict=True)])
+    ones = np.ones(len(tokens), np.int64)
+    facts = {"definition": "rolling", "context": 32, "stride": 32, "first_token": "after the prefix", "text": "a hash"}
+    return Score(token_nats=spread, tokens=np.array(tokens), bytes=ones, words=ones, **(facts | changes))
 
 
 def scores(count=12, seed=3):
     rng = np.random.default_rng(seed)
     tokens = rng.integers(1, 50, count)
     base = rng.normal(4, 0.5, count) * tokens
-    return Score(base, tokens, 1000, 200), Score(base - rng.normal(0.1, 0.2, count) * tokens, tokens, 1000, 200)
+    return a_score(base, tokens), a_score(base - rng.normal(0.1, 0.2, count) * tokens, tokens)
+
+
+def quantile(values, share):
+    values = sorted(values)
+    place = share * (len(values) - 1)
+    below = int(place)
+    return values[below] + (place - below) * (values[below + 1] - values[below])
 
 
 def test_compare_against_a_slow_bootstrap():
@@ -240,16 +271,15 @@ def test_compare_against_a_slow_bootstrap():
     assert found["perplexity_ratio"] == pytest.approx(math.exp(tuned.loss - base.loss), rel=1e-12)
     assert found["perplexity_ratio"] == pytest.approx(tuned.perplexity / base.perplexity, rel=1e-12)
     assert found["share_of_documents_better"] == sum(t < b for t, b in zip(tuned.nats, base.nats, strict=True)) / 12
-    ratios = []
+    ratios, differences = [], []
     for drawn in np.random.default_rng(5).integers(0, 12, (300, 12)).tolist():
         losses = [sum(s.nats[i] for i in drawn) / sum(s.tokens[i] for i in drawn) for s in (base, tuned)]
         ratios.append(math.exp(losses[1] - losses[0]))
-    ratios.sort()
+        differences.append(math.exp(losses[1]) - math.exp(losses[0]))
+    assert found["perplexity_difference"] == pytest.approx(tuned.perplexity - base.perplexity)
     for name, share in (("low", 0.025), ("high", 0.975)):
-        place = share * 299
-        below = int(place)
-        value = ratios[below] + (place - below) * (ratios[below + 1] - ratios[below])
-        assert found[f"perplexity_ratio_{name}"] == pytest.approx(value, rel=1e-9)
+        assert found[f"perplexity_ratio_{name}"] == pytest.approx(quantile(ratios, share), rel=1e-9)
+        assert found[f"perplexity_difference_{name}"] == pytest.approx(quantile(differences, share), rel=1e-9)
 
 
 def test_the_interval_is_that_of_any_other_bootstrap():
@@ -274,8 +304,19 @@ def test_a_model_compared_with_itself():
         "perplexity_ratio": 1,
         "perplexity_ratio_low": 1,
         "perplexity_ratio_high": 1,
+        "perplexity_difference": 0,
+        "perplexity_difference_low": 0,
+        "perplexity_difference_high": 0,
         "share_of_documents_better": 0,
     }
+
+
+def test_a_model_that_has_gone_wrong_and_a_single_document():
+    base = a_score([9.0, 8.0], [3, 2])
+    wrong = a_score([9000.0, 8000.0], [3, 2])
+    assert compare(base, wrong)["perplexity_ratio"] == math.inf
+    with pytest.raises(ModelError, match="two documents"):
+        compare(a_score([9.0], [3]), a_score([8.0], [3]))
 
 
 def test_compare_is_seeded():
@@ -284,18 +325,157 @@ def test_compare_is_seeded():
     assert compare(base, tuned, seed=1)["perplexity_ratio_low"] != compare(base, tuned, seed=2)["perplexity_ratio_low"]
 
 
-def test_empty_documents_do_not_count_in_a_comparison():
+def test_empty_documents_do_not_count():
     base, tuned = scores()
-    padded = [Score(np.append(s.nats, 0), np.append(s.tokens, 0), s.bytes, s.words) for s in (base, tuned)]
-    assert compare(*padded) == compare(base, tuned)
+    padded = [a_score([*s.nats, 0], [*s.tokens, 0]) for s in (base, tuned)]
+    assert compare(*padded) == pytest.approx(compare(base, tuned))
+    assert interval(padded[0]) == pytest.approx(interval(base))
 
 
-@pytest.mark.parametrize("change", ["tokens", "order", "count", "bytes"])
-def test_different_texts_are_not_compared(change):
+def test_the_interval_of_one_model_against_a_slow_bootstrap():
+    score = scores()[0]
+    drawn = np.random.default_rng(9).integers(0, 12, (2000, 12)).tolist()
+    values = [math.exp(sum(score.nats[i] for i in d) / sum(score.tokens[i] for i in d)) for d in drawn]
+    assert interval(score, seed=9) == pytest.approx((quantile(values, 0.025), quantile(values, 0.975)), rel=1e-9)
+    assert interval(score)[0] < score.perplexity < interval(score)[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"text": "another"}, "different texts or tokens"),
+        ({"context": 16}, "context 32 and 16"),
+        ({"stride": 16}, "stride 32 and 16"),
+        ({"definition": "stride"}, "definition rolling and stride"),
+    ],
+)
+def test_what_was_scored_otherwise_is_not_compared(change, words):
     base, tuned = scores()
-    tokens = {"tokens": tuned.tokens + 1, "order": tuned.tokens[::-1], "count": tuned.tokens[:-1]}.get(
-        change, tuned.tokens
-    )
-    other = Score(tuned.nats[: len(tokens)], tokens, tuned.bytes + (change == "bytes"), tuned.words)
-    with pytest.raises(ModelError, match="different tokens"):
-        compare(base, other)
+    with pytest.raises(ModelError, match=words):
+        compare(base, a_score(tuned.nats, tuned.tokens, **change))
+
+
+def test_another_text_another_order_other_tokens_are_told_apart(small_model):
+    ids, texts = [[1, 2, 3], [4, 5]], ["one two", "three"]
+    base = score_documents(small_model, ids, texts, PREFIX)
+    compare(base, score_documents(small_model, ids, texts, PREFIX))
+    others = [(ids[::-1], texts), (ids, texts[::-1]), ([[1, 2], [3, 4, 5]], texts), ([[1, 2, 3], [4, 6]], texts)]
+    for other in others:
+        with pytest.raises(ModelError, match="different texts"):
+            compare(base, score_documents(small_model, *other, PREFIX))
+
+
+def documentations_loop(model, ids, context, stride):
+    """The loop of "Perplexity of fixed-length models", window by window, but that it adds up nats where labels are."""
+    nats, tokens, previous = 0.0, 0, 0
+    for begin in range(0, len(ids), stride):
+        end = min(begin + context, len(ids))
+        logs = log_likelihoods(model, ids[begin:end])
+        for i in range(max(previous, begin + 1), end):
+            nats -= logs[i - begin - 1, ids[i]]
+            tokens += 1
+        previous = end
+        if end == len(ids):
+            break
+    return nats, tokens
+
+
+@pytest.mark.parametrize("stride", [1, 5, CONTEXT // 2, CONTEXT - 1, CONTEXT])
+def test_stride_against_the_documentations_loop(stride, small_model, budget):
+    found = strided(small_model, DOCUMENTS, stride)
+    for number, ids in enumerate(DOCUMENTS):
+        nats, tokens = documentations_loop(small_model, ids, CONTEXT, stride)
+        assert found.tokens[number] == tokens
+        assert found.nats[number] == pytest.approx(nats, rel=1e-5)
+
+
+@given(lengths=st.lists(st.integers(0, 60), min_size=1, max_size=4), context=st.integers(2, 8), data=st.data())
+def test_stride_scores_each_token_once_and_says_how_many(lengths, context, data):
+    stride = data.draw(st.integers(1, context))
+    rng = np.random.default_rng(0)
+    documents = [rng.integers(0, 16, n).tolist() for n in lengths]
+    counts = [documentations_loop(UNIGRAM, ids, context, stride) for ids in documents]
+    if not sum(tokens for _, tokens in counts):
+        return
+    found = strided(UNIGRAM, documents, stride, context=context)
+    assert found.tokens.tolist() == [tokens for _, tokens in counts]
+    np.testing.assert_allclose(found.nats, [nats for nats, _ in counts], rtol=1e-5)
+    if stride < context:
+        assert found.tokens.tolist() == [max(0, n - 1) for n in lengths]
+
+
+def test_a_stride_as_long_as_the_context_gives_the_blocks_of_one_long_text(small_model):
+    ids = DOCUMENTS[8]
+    blocks, _ = chunk(DatasetDict(test=Dataset.from_dict({"input_ids": [ids]})), 16, None, position_ids=False)
+    one, other = strided(small_model, [ids], 16, context=16), score_blocks(small_model, blocks["test"])
+    assert one.tokens.sum() == other.tokens.sum()
+    assert one.loss == pytest.approx(other.loss, rel=CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("stride", "context", "name"), [(0, 16, "stride"), (17, 16, "stride"), (4, 1, "context"), (4, 33, "context")]
+)
+def test_windows_that_cannot_be(stride, context, name, small_model):
+    with pytest.raises(ParameterError, match=f"{name} is"):
+        strided(small_model, DOCUMENTS, stride, context=context)
+
+
+def test_texts_and_tokens_that_do_not_belong_together(small_model):
+    with pytest.raises(DataError, match="2 documents of tokens and 1 texts"):
+        score_documents(small_model, [[1], [2]], ["one"], PREFIX)
+
+
+def test_by_document_and_by_token(small_model):
+    found = scored(small_model, DOCUMENTS)
+    assert len(found.token_nats) == sum(LENGTHS)
+    place = sum(LENGTHS[:4])
+    logs = log_likelihoods(small_model, [PREFIX, *DOCUMENTS[4]])
+    slow = [-logs[i, token] for i, token in enumerate(DOCUMENTS[4])]
+    np.testing.assert_allclose(found.token_nats[place : place + 12], slow, rtol=1e-5)
+    assert found.document_perplexities[4] == pytest.approx(math.exp(sum(slow) / 12), rel=1e-5)
+    assert np.isnan(found.document_perplexities[1])
+
+
+def test_the_table_says_what_each_number_is(small_model):
+    documents, stride = DOCUMENTS[:5], 8
+    found = [
+        scored(small_model, documents),
+        strided(small_model, documents, stride),
+        score_blocks(small_model, blocks_of((5, 40))),
+    ]
+    rows = definitions({"base": found})
+    assert [(r["definition"], r["context"], r["stride"], r["first token"]) for r in rows] == [
+        ("rolling", CONTEXT, CONTEXT, "after the prefix"),
+        ("stride", CONTEXT, 8, "not scored"),
+        ("blocks", 16, 16, "not scored"),
+    ]
+    for row, score in zip(rows, found, strict=True):
+        assert row["model"] == "base"
+        assert row["perplexity"] == pytest.approx(math.exp(score.nats.sum() / row["tokens"]))
+    assert rows[2]["bits per byte"] is None
+
+
+def test_the_metrics_of_a_table():
+    rows = definitions({"base": list(scores()[:1]), "fine-tuned": list(scores()[1:])})
+    found = flat(rows)
+    assert found["perplexity_finetuned"] == rows[1]["perplexity"]
+    assert found["low_base"] == rows[0]["low"] < found["perplexity_base"]
+    other = flat([rows[0] | {"definition": "stride"}])
+    assert other["bits_per_byte_stride_base"] == rows[0]["bits per byte"]
+    assert (found["context_rolling"], found["first_token_rolling"]) == (32, "after the prefix")
+    assert found["tokens_rolling"] == rows[0]["tokens"]
+    assert not [name for name in found if name.startswith(("model", "definition"))]
+
+
+def test_one_document_has_no_interval():
+    assert np.isnan(interval(a_score([9.0], [3]))).all()
+    assert definitions({"base": [a_score([9.0], [3])]})[0]["low"] is None
+
+
+def test_bfloat16_is_within_two_per_mille_on_the_embedded_model(tokenizer):
+    model = load_model("embedded")
+    texts = ["The sky is blue because air scatters short waves of light more than long ones.", "Bread rises. " * 60]
+    ids = [tokenizer(text).input_ids for text in texts]
+    exact, fast = (score_documents(model, ids, texts, 0, dtype) for dtype in ("float32", "bfloat16"))
+    assert fast.perplexity != exact.perplexity
+    assert fast.perplexity == pytest.approx(exact.perplexity, rel=2e-3)

@@ -383,3 +383,16 @@ def test_papermill_injects_an_unknown_parameter_and_begin_refuses_it(tmp_path):
         papermill.execute_notebook(tmp_path / "tiny.ipynb", None, injected, **how)
     assert caught.value.ename == "ParameterError"
     assert all(part in caught.value.evalue for part in ("sede", "3", "'seed'"))
+
+
+def test_what_a_step_keeps_for_another_attempt(three):
+    """It survives an attempt that was interrupted, and goes when the step is complete; it is no part of the artifact."""
+    first = begin("chunk", str(three))
+    first.scratch.mkdir()
+    (first.scratch / "half").write_text("done")
+    second = begin("chunk", str(three))
+    assert second.scratch == first.scratch
+    assert (second.scratch / "half").read_text() == "done"
+    second.finish()
+    assert not second.scratch.exists()
+    assert not list((three / "03_chunk").rglob("half"))

@@ -103,6 +103,7 @@ def test_trainer_reports_too_low_a_loss_unless_loss_type_is_set(small_model, tmp
     assert getattr(small_model, "loss_type", None) is None
     assert reported(small_model) == pytest.approx(loss * (size - 1) / size, rel=CLOSE)
     assert reported(load_model(tmp_path / "model")) == pytest.approx(loss, rel=CLOSE)
+    assert score_blocks(small_model, blocks).loss == pytest.approx(loss, rel=CLOSE)
 
 
 def test_a_nonfinite_evaluation_loss_is_not_dropped(small_model, tmp_path):
@@ -114,6 +115,8 @@ def test_a_nonfinite_evaluation_loss_is_not_dropped(small_model, tmp_path):
     theirs = trainer_of(small_model, tmp_path, test=blocks, metrics=False, per_device_eval_batch_size=1).evaluate()
     finite = np.isfinite(nats)
     assert theirs["eval_loss"] == pytest.approx((nats / targets)[finite].mean(), rel=CLOSE)
+    with pytest.raises(ModelError, match="block 2 a loss of nan"):
+        score_blocks(small_model, blocks)
     ours = trainer_of(small_model, tmp_path, test=blocks, per_device_eval_batch_size=1)
     with pytest.raises(ModelError, match="block 2 is not a number.*learning_rate"):
         ours.evaluate()
@@ -158,7 +161,7 @@ def test_the_evaluation_loss_weighs_tokens_not_rows(batch_size, small_model, tmp
     token = nats.sum() / targets.sum()
     found = trainer_of(small_model, tmp_path, test=blocks, per_device_eval_batch_size=batch_size).evaluate()
     assert found["eval_token_loss"] == pytest.approx(token, rel=CLOSE)
-    assert score_blocks(small_model, blocks, batch_size).loss == pytest.approx(token, rel=CLOSE)
+    assert score_blocks(small_model, blocks).loss == pytest.approx(token, rel=CLOSE)
     batches = [slice(i, i + batch_size) for i in range(0, len(blocks), batch_size)]
     means = [np.full(len(nats[b]), nats[b].sum() / targets[b].sum()) for b in batches]
     assert found["eval_loss"] == pytest.approx(np.concatenate(means).mean(), rel=CLOSE)

@@ -2,17 +2,19 @@
 
 First `python -m helpers.assets.base_model.corpus FOLDER`, then
 
-    python -m helpers.assets.base_model.train FOLDER            # train, and write model, tokenizer and training.json beside this file
-    python -m helpers.assets.base_model.train FOLDER --compare  # every recipe for the same time, into comparison.json
+    python -m helpers.assets.base_model.train FOLDER            # train; model, tokenizer and the curve go beside this file
+    python -m helpers.assets.base_model.train FOLDER --compare  # every recipe for the same time; comparison.json beside this file
 
-The first goes on from its last checkpoint if it is started again.
+The first goes on from its last checkpoint if it is started again, the second with the recipes that are still to be tried.
 """
 
+import functools
 import json
 import math
 import os
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,6 +23,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from helpers.display import draw_lines, png
 from helpers.generation import continue_text
 from helpers.perplexity import score_documents
 
@@ -29,7 +32,7 @@ END = "<|endoftext|>"
 CONTEXT, SEED = 256, 0
 TOKENS = 40_500_000  # to train on
 EVERY = 500  # steps between two checkpoints; the held-out text is scored at every second one
-COMPARED_SECONDS = 480  # of processor time on one core, for each recipe of the comparison
+COMPARED_SECONDS = 180  # of processor time on one core, for each recipe of the comparison
 PROMPT = "The reason why the sky is blue is that"
 
 
@@ -83,6 +86,14 @@ def encode(texts: list[str], tokenizer: PreTrainedTokenizerFast) -> list[list[in
     return [e.ids for e in tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
 
+@functools.cache
+def read(folder: Path, vocabulary: int) -> tuple[PreTrainedTokenizerFast, list[list[int]], list[str]]:
+    """A tokenizer, the training documents as token ids, and the documents that are held out, as text."""
+    texts = documents(folder / "train.txt")
+    tokenizer = train_tokenizer(texts, vocabulary)
+    return tokenizer, encode(texts, tokenizer), documents(folder / "held_out.txt")
+
+
 def rows_of_epoch(ids: list[list[int]], end: int, epoch: int) -> torch.Tensor:
     """The documents in an order of their own for each epoch, an end of text after each, cut into rows of CONTEXT tokens."""
     order = np.random.default_rng([SEED, epoch]).permutation(len(ids))
@@ -112,9 +123,8 @@ class Run:
     """A model on its way: the recipe, the text as rows, and the step that has been reached."""
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
-        texts, self.held_out = documents(folder / "train.txt"), documents(folder / "held_out.txt")
-        self.recipe, self.tokenizer = recipe, train_tokenizer(texts, recipe.vocabulary)
-        self.ids = encode(texts, self.tokenizer)
+        self.recipe = recipe
+        self.tokenizer, self.ids, self.held_out = read(folder, recipe.vocabulary)
         self.model, self.optimizers = build(recipe)
         self.step, self.curve = 0, []
         self.epoch, self.rows = -1, torch.empty(0)
@@ -189,24 +199,32 @@ def train(folder: Path) -> None:
     run.tokenizer.save_pretrained(HERE)
     run.model.to(torch.bfloat16).save_pretrained(HERE)
     (HERE / "training.json").write_text(json.dumps({"held_out": run.curve}, indent=1) + "\n")
+    points = [round(p["tokens"] / 1e6, 1) for p in run.curve], [p["bits_per_byte"] for p in run.curve]
+    figure = draw_lines({"held-out text": points}, "million tokens", "bits per byte")
+    (HERE / "curve.png").write_bytes(png(figure))
+
+
+def try_out(name: str, folder: Path) -> dict[str, object]:
+    """One recipe for COMPARED_SECONDS on one core: held-out bits per byte, and how the text reads."""
+    torch.set_num_threads(1)
+    run, start = Run(RECIPES[name], folder), time.process_time()
+    while (spent := time.process_time() - start) < COMPARED_SECONDS:
+        run.advance(spent / COMPARED_SECONDS)
+    sample = continue_text(run.model, run.tokenizer, PROMPT, 60, seed=SEED)
+    found = {"parameters": run.model.num_parameters(), "tokens": run.tokens, "bits_per_byte": run.held_out_bits()}
+    return asdict(run.recipe) | found | {"sample": sample}
 
 
 def compare(folder: Path) -> None:
-    """Every recipe for COMPARED_SECONDS on one core: held-out bits per byte, and how the text reads."""
-    torch.set_num_threads(1)
-    path = folder / "comparison.json"
-    for name, recipe in RECIPES.items():
-        found = json.loads(path.read_text()) if path.exists() else {}
-        if name in found:
-            continue
-        run, start = Run(recipe, folder), time.process_time()
-        while (spent := time.process_time() - start) < COMPARED_SECONDS:
-            run.advance(spent / COMPARED_SECONDS)
-        sample = continue_text(run.model, run.tokenizer, PROMPT, 60, seed=SEED)
-        row = {"parameters": run.model.num_parameters(), "tokens": run.tokens}
-        found[name] = asdict(recipe) | row | {"bits_per_byte": run.held_out_bits(), "sample": sample}
-        path.write_text(json.dumps(found, indent=1) + "\n")
-        print(name, found[name], flush=True)
+    """Every recipe that is not in comparison.json yet, two at a time."""
+    path = HERE / "comparison.json"
+    found = json.loads(path.read_text()) if path.exists() else {}
+    left = [name for name in RECIPES if name not in found]
+    with ProcessPoolExecutor(2) as pool:
+        for name, result in zip(left, pool.map(try_out, left, [folder] * len(left)), strict=True):
+            found[name] = result
+            path.write_text(json.dumps(found, indent=1) + "\n")
+            print(f"{name}: {result['bits_per_byte']:.3f} bits per byte", flush=True)
 
 
 if __name__ == "__main__":

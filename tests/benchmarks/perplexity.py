@@ -1,0 +1,188 @@
+"""Perplexity beside lm-evaluation-harness and the documentation's loop: `python -m tests.benchmarks.perplexity`.
+
+Two models of 30 million random weights with vocabularies of 50,000 score the embedded test documents, each way in a process of its own.
+Measured are tokens a second, and the peak of anonymous memory above what it is when the model is there and a first text is scored.
+"""
+
+import json
+import math
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import torch
+from datasets import disable_progress_bars
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from helpers import load_examples, load_tokenizer, score_documents, score_stride, split_fairly, texts
+from tests.benchmarks.chunking import status
+from tests.benchmarks.results import record, table
+
+CONTEXT, STRIDE = 512, 256
+COLUMN = "answers.text"
+FACTOR = 64  # how much longer the longer text is
+
+
+def build(name: str) -> PreTrainedModel:
+    """A GPT-2 or a Llama: 6 layers, 384 wide, tied embeddings, seeded."""
+    torch.manual_seed(0)
+    if name == "GPT-2":
+        config = GPT2Config(vocab_size=50_000, n_positions=CONTEXT, n_layer=6, n_embd=384, n_head=6)
+        return GPT2LMHeadModel(config).eval()
+    shape = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 6}
+    length = {"max_position_embeddings": CONTEXT, "tie_word_embeddings": True}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=50_000, **shape, **length)).eval()
+
+
+Result = tuple[int, float]  # tokens scored and their nats
+
+
+def ours_rolling(model: PreTrainedModel, tokenizer: Tokenizer, documents: list[str]) -> Result:
+    """`score_documents`."""
+    score = score_documents(model, ids_of(tokenizer, documents), documents, tokenizer.eos_token_id)
+    return int(score.tokens.sum()), float(score.nats.sum())
+
+
+def harness(batch_size: int) -> Callable[..., Result]:
+    """`loglikelihood_rolling` of lm-evaluation-harness."""
+
+    def run(model: PreTrainedModel, tokenizer: Tokenizer, documents: list[str]) -> Result:
+        from lm_eval.api.instance import Instance
+        from lm_eval.models.huggingface import HFLM
+
+        peer = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+        asked = [Instance("loglikelihood_rolling", {}, (text,), 0) for text in documents]
+        found = peer.loglikelihood_rolling(asked, disable_tqdm=True)
+        return 0, -math.fsum(found)  # every token is scored
+
+    return run
+
+
+def ours_stride(model: PreTrainedModel, tokenizer: Tokenizer, documents: list[str]) -> Result:
+    """`score_stride` on one long text."""
+    text = "\n\n".join(documents)
+    score = score_stride(model, ids_of(tokenizer, [text]), [text], STRIDE)
+    return int(score.tokens.sum()), float(score.nats.sum())
+
+
+def loop(model: PreTrainedModel, tokenizer: Tokenizer, documents: list[str]) -> Result:
+    """Window after window, as in "Perplexity of fixed-length models", with its own count of tokens."""
+    ids = torch.tensor(ids_of(tokenizer, ["\n\n".join(documents)]))
+    nats, tokens, reached = 0.0, 0, 0
+    for begin in range(0, ids.shape[1], STRIDE):
+        end = min(begin + CONTEXT, ids.shape[1])
+        labels = ids[:, begin:end].clone()
+        labels[:, : reached - begin] = -100
+        with torch.no_grad():
+            loss = model(ids[:, begin:end], labels=labels).loss
+        scored = int((labels != -100).sum()) - 1
+        nats, tokens, reached = nats + float(loss) * scored, tokens + scored, end
+        if end == ids.shape[1]:
+            break
+    return tokens, nats
+
+
+WAYS: dict[str, Callable[..., Result]] = {
+    "rolling: `score_documents`": ours_rolling,
+    "rolling: lm-evaluation-harness, batches of 1": harness(1),
+    "rolling: lm-evaluation-harness, batches of 8": harness(8),
+    "stride: `score_stride`": ours_stride,
+    "stride: the documentation's loop": loop,
+}
+
+
+def ids_of(tokenizer: Tokenizer, documents: list[str]) -> list[list[int]]:
+    """Token ids without anything added."""
+    return tokenizer(documents, add_special_tokens=False, verbose=False).input_ids
+
+
+def measure(way: str, model_name: str, documents: list[str]) -> dict[str, float]:
+    """One way and one model, in this process."""
+    disable_progress_bars()
+    model, tokenizer = build(model_name), load_tokenizer("embedded")
+    WAYS[way](model, tokenizer, ["A first text, so that everything is imported and allocated that always is."])
+    peak, done = [status("RssAnon")], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.002):
+            peak[0] = max(peak[0], status("RssAnon"))
+
+    before, thread = peak[0], threading.Thread(target=watch)
+    thread.start()
+    start = time.perf_counter()
+    tokens, nats = WAYS[way](model, tokenizer, documents)
+    seconds = time.perf_counter() - start
+    done.set()
+    thread.join()
+    tokens = tokens or sum(map(len, ids_of(tokenizer, documents)))
+    return {"tokens": tokens, "nats": nats, "seconds": seconds, "memory": peak[0] - before}
+
+
+def in_process(way: str, model_name: str, size: int, times: int = 1) -> dict[str, float]:
+    """The same in a process of its own, on `size` documents, each `times` times."""
+    command = [sys.executable, "-m", "tests.benchmarks.perplexity", way, model_name, str(size), str(times)]
+    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    return json.loads(lines[-1])
+
+
+def evaluate_metric() -> str:
+    """What becomes of the perplexity metric of `evaluate`."""
+    import evaluate
+
+    try:
+        evaluate.load("perplexity", module_type="metric")
+        loaded = "could be loaded"
+    except Exception as error:
+        loaded = f"could not be loaded ({type(error).__name__}: it lies on the Hub)"
+    there = hasattr(load_tokenizer("embedded"), "special_tokens_map_extended")
+    needed = "has" if there else "does not have"
+    return (
+        f"The perplexity metric of `evaluate` {evaluate.__version__} {loaded}; where there is a network, it reads "
+        f"`special_tokens_map_extended` of the tokenizer, which this version of transformers {needed}."
+    )
+
+
+def documents_of(size: int, times: int) -> list[str]:
+    """The first embedded test documents, in turn."""
+    test = split_fairly(load_examples("embedded", "train"), COLUMN, 0.2, 0, stratify_by_column="category")["test"]
+    return texts(test, COLUMN)[:size] * times
+
+
+def main() -> None:
+    """Every way and model in turn, then a text that is FACTOR times as long."""
+    for name in ("GPT-2", "Llama"):
+        found = {way: in_process(way, name, 40) for way in WAYS}
+        rows = [
+            {
+                "": way,
+                "tokens": f"{f['tokens']:,}",
+                "tokens/s": f"{f['tokens'] / f['seconds']:,.0f}",
+                "memory (MB)": f"{f['memory'] / 1e6:,.0f}",
+                "nats": f"{f['nats']:,.2f}",
+                "perplexity": f"{math.exp(f['nats'] / f['tokens']):,.2f}",
+            }
+            for way, f in found.items()
+        ]
+        mine, *peers = (f for way, f in found.items() if way.startswith("rolling"))
+        fastest = max(p["tokens"] / p["seconds"] for p in peers)
+        leanest = min(p["memory"] for p in peers)
+        short, long = (in_process("rolling: `score_documents`", name, 12, times)["memory"] for times in (1, FACTOR))
+        text = [
+            f"`make bench-perplexity`. {name}, 30 million weights, context {CONTEXT}, stride {STRIDE}, float32.",
+            table(rows),
+            f"`score_documents` is {mine['tokens'] / mine['seconds'] / fastest:.1f} times as fast as the faster of the two rows "
+            f"of lm-evaluation-harness, with {mine['memory'] / leanest:.2f} times the memory of the leaner one. On a text "
+            f"{FACTOR} times as long its memory goes from {short / 1e6:,.0f} to {long / 1e6:,.0f} MB. {evaluate_metric()}",
+        ]
+        record(f"Perplexity, {re.sub('-', '', name)}", "\n\n".join(text))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:]:
+        print(json.dumps(measure(*sys.argv[1:3], documents_of(*map(int, sys.argv[3:])))))
+    else:
+        main()

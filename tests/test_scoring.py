@@ -1,0 +1,324 @@
+"""The engine under perplexity: exact for models that do more with their logits, lean, and not to be stopped by a full memory."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import (
+    CohereConfig,
+    CohereForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GraniteConfig,
+    GraniteForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+)
+
+from helpers import scoring
+from helpers.errors import DataError, ModelError
+from helpers.scoring import Windows, own_losses, row_nats, sliced_losses, token_nats
+from tests.test_perplexity import log_softmax
+
+CLOSE = 1e-6
+VOCABULARY, LENGTH = 300, 24
+SHAPE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+MODELS = {
+    "GPT-2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, n_positions=64, n_layer=2, n_embd=32, n_head=2)),
+    "Llama": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE)),
+    "OPT": lambda: OPTForCausalLM(
+        OPTConfig(vocab_size=VOCABULARY, hidden_size=32, ffn_dim=64, num_hidden_layers=2, num_attention_heads=2)
+    ),
+    "Gemma-2": lambda: Gemma2ForCausalLM(Gemma2Config(**SHAPE, final_logit_softcapping=0.5)),
+    "Gemma-2, capped at 30": lambda: Gemma2ForCausalLM(Gemma2Config(**SHAPE, final_logit_softcapping=30.0)),
+    "Cohere": lambda: CohereForCausalLM(CohereConfig(**SHAPE, logit_scale=0.25)),
+    "Granite": lambda: GraniteForCausalLM(GraniteConfig(**SHAPE, logits_scaling=4.0)),
+}
+SLICED = {"GPT-2", "Llama", "OPT"}
+
+
+@pytest.fixture(params=MODELS)
+def model(request):
+    torch.manual_seed(0)
+    return MODELS[request.param]().eval()
+
+
+def windows_of(lengths, high=VOCABULARY, seed=0):
+    """Documents of some lengths, all but the first token of each scored."""
+    lengths = np.array(lengths)
+    end = np.cumsum(lengths)
+    ids = np.random.default_rng(seed).integers(0, high, end[-1]).astype(np.int32)
+    return Windows(ids, end - lengths, end - lengths + 1, end, np.arange(len(lengths)))
+
+
+WINDOWS = windows_of([LENGTH, 3, 17, 2, LENGTH, 9])
+
+
+def slow(model, windows):
+    """Window by window, from the model's own logits, in float64."""
+    nats = np.full(len(windows.ids), np.nan)
+    for first, start, end in zip(windows.first, windows.start, windows.end, strict=True):
+        with torch.no_grad():
+            logs = log_softmax(model(torch.from_numpy(windows.ids[None, first:end]).long()).logits[0].float().numpy())
+        for i in range(start, end):
+            nats[i] = -logs[i - first - 1, windows.ids[i]]
+    return nats
+
+
+def test_any_model_against_its_own_logits(model):
+    np.testing.assert_allclose(token_nats(model, WINDOWS), slow(model, WINDOWS), rtol=1e-5)
+
+
+def test_any_model_with_large_logits_against_its_own(model):
+    """Where a cap bites: with small logits, leaving it out would hardly show."""
+    model.get_output_embeddings().weight.data *= 300
+    found = token_nats(model, WINDOWS)
+    np.testing.assert_allclose(found, slow(model, WINDOWS), rtol=1e-4, atol=1e-4)
+
+
+def test_which_models_are_sliced(request, model):
+    inputs, _ = WINDOWS.batch(np.array([0]))
+    with torch.no_grad():
+        assert scoring._sliceable(model, inputs) == (request.node.callspec.params["model"] in SLICED)
+
+
+@pytest.mark.parametrize("losses_of", [sliced_losses, own_losses])
+def test_both_ways_put_losses_in_the_same_places(losses_of, small_model):
+    windows = windows_of([9, 30, 4], high=64)
+    inputs, targets = windows.batch(np.arange(3))
+    targets[1, 7:12] = -100
+    with torch.no_grad():
+        found = losses_of(small_model, inputs, targets)
+        logs = log_softmax(small_model(inputs).logits.numpy())
+    for row, column in np.ndindex(*targets.shape):
+        target = int(targets[row, column])
+        expected = 0.0 if target == -100 else -logs[row, column, target]
+        assert float(found[row, column]) == pytest.approx(expected, rel=1e-5)
+
+
+class Largest(TorchDispatchMode):
+    """The number of elements in the largest tensor that is made."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        self.elements = max([self.elements, *(t.numel() for t in tree_leaves(out) if isinstance(t, torch.Tensor))])
+        return out
+
+
+def test_the_logits_of_a_batch_are_never_there_at_once(monkeypatch):
+    torch.manual_seed(0)
+    model = MODELS["GPT-2"]().eval()
+    monkeypatch.setitem(scoring.TILE, "cpu", (64, 70))
+    inputs, targets = windows_of([30] * 8).batch(np.arange(8))
+    found = {}
+    for losses_of in (sliced_losses, own_losses):
+        with torch.inference_mode(), Largest() as largest:
+            losses = losses_of(model, inputs, targets)
+        found[losses_of] = (largest.elements, losses)
+    (small, tiled), (large, whole) = found[sliced_losses], found[own_losses]
+    assert large >= 8 * 29 * VOCABULARY
+    assert small <= 8 * 29 * 4 * 32  # the widest layer of the model
+    np.testing.assert_allclose(tiled.numpy(), whole.numpy(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("tile", [(1, 1), (7, 13), (1000, 1000)])
+def test_tiles_of_any_size_and_a_bias(tile, monkeypatch):
+    torch.manual_seed(0)
+    model = MODELS["Llama"]().eval()
+    model.lm_head = torch.nn.Linear(32, VOCABULARY)
+    model.lm_head.weight.data *= 50
+    monkeypatch.setitem(scoring.TILE, "cpu", tile)
+    windows = windows_of([5, 9])
+    np.testing.assert_allclose(token_nats(model, windows), slow(model, windows), rtol=1e-5)
+
+
+class Narrow:
+    """A model's forward that has memory for some tokens and no more."""
+
+    def __init__(self, model, limit):
+        self.limit, self.sizes = limit, []
+        model.register_forward_pre_hook(self, with_kwargs=True)
+        model.base_model.register_forward_pre_hook(self, with_kwargs=True)
+
+    def __call__(self, module, args, kwargs):
+        size = (args[0] if args else kwargs["input_ids"]).numel()
+        if size > self.limit:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate much.")
+        self.sizes.append(size)
+
+
+@pytest.mark.parametrize("sliced", [True, False])
+def test_a_batch_that_does_not_fit_is_halved(sliced, small_model, monkeypatch):
+    monkeypatch.setattr(scoring, "_sliceable", lambda *_: sliced)
+    windows = windows_of([30] * 20 + [9] * 30, high=64)
+    expected = token_nats(small_model, windows)
+    narrow = Narrow(small_model, 5 * 29)
+    np.testing.assert_allclose(token_nats(small_model, windows), expected, rtol=1e-5)
+    assert 2 * 29 <= max(narrow.sizes) <= 5 * 29
+
+
+def test_a_window_that_does_not_fit_is_said(small_model):
+    Narrow(small_model, 20)
+    with pytest.raises(ModelError, match="window of 30 tokens does not fit into memory"):
+        token_nats(small_model, windows_of([30] * 3, high=64))
+
+
+def test_other_errors_of_a_model_come_through(small_model):
+    def fail(_, args):
+        if args[0].shape[1] > 16:  # not yet in the trial that decides whether to slice
+            raise RuntimeError("something else")
+
+    small_model.transformer.h[0].register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="something else"):
+        token_nats(small_model, windows_of([30] * 3, high=64))
+
+
+def count_rows(model):
+    rows = []
+    model.transformer.h[0].register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
+    return rows
+
+
+def test_an_interrupted_evaluation_goes_on(small_model, monkeypatch, tmp_path):
+    monkeypatch.setitem(scoring.MOST, "cpu", 1)  # a window a batch
+    windows = windows_of([30, 20, 25, 4, 9, 28, 2], high=64)
+    whole = token_nats(small_model, windows)
+    rows, original = count_rows(small_model), scoring.sliced_losses
+
+    def stops(*args):
+        if len(rows) > 5:
+            raise KeyboardInterrupt
+        return original(*args)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(scoring, "sliced_losses", stops)
+        token_nats(small_model, windows, resume=tmp_path)
+    done = len(rows) - 2  # two rows are of the trial that decides whether to slice
+    assert 0 < done < 7
+    rows.clear()
+    np.testing.assert_array_equal(token_nats(small_model, windows, resume=tmp_path), whole)
+    assert len(rows) - 2 == 7 - done
+    rows.clear()
+    np.testing.assert_array_equal(token_nats(small_model, windows, resume=tmp_path), whole)
+    assert not rows
+
+
+def test_what_was_kept_is_of_the_same_model_text_and_precision(small_model, tmp_path):
+    windows = windows_of([30, 20], high=64)
+    first = token_nats(small_model, windows, resume=tmp_path)
+    other = windows_of([30, 20], high=64, seed=1)
+    np.testing.assert_array_equal(token_nats(small_model, other, resume=tmp_path), token_nats(small_model, other))
+    found, scored = token_nats(small_model, windows, "bfloat16", resume=tmp_path), ~np.isnan(first)
+    assert (found != first)[scored].any()
+    small_model.transformer.wpe.weight.data += 0.1
+    np.testing.assert_array_equal(token_nats(small_model, windows, resume=tmp_path), token_nats(small_model, windows))
+    small_model.config.layer_norm_epsilon = 0.1  # what the weights do not say
+    token_nats(small_model, windows, resume=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_a_model_is_left_as_it_was(small_model):
+    small_model.train()
+    calm = token_nats(small_model, WINDOWS_64)
+    assert small_model.training
+    np.testing.assert_array_equal(token_nats(small_model.eval(), WINDOWS_64), calm)
+    assert not small_model.training
+    small_model.transformer.wte.weight.data[:] = math.nan
+    with pytest.raises(ModelError):
+        token_nats(small_model.train(), WINDOWS_64)
+    assert small_model.training
+    assert not torch.is_inference_mode_enabled()
+
+
+WINDOWS_64 = windows_of([30, 20], high=64)
+
+
+@pytest.mark.parametrize("lengths", [[1], [1, 1, 1]])
+def test_nothing_to_score(lengths, small_model):
+    with pytest.raises(DataError, match="not one token"):
+        token_nats(small_model, windows_of(lengths, high=64))
+    ignored = dataclasses.replace(WINDOWS_64, ignored=np.ones(50, bool))
+    with pytest.raises(DataError, match="not one token"):
+        token_nats(small_model, ignored)
+
+
+def test_an_output_layer_with_something_behind_it_is_not_sliced(small_model):
+    small_model.lm_head.register_forward_hook(lambda module, args, output: output / 2)
+    windows = windows_of([9, 5], high=64)
+    np.testing.assert_allclose(token_nats(small_model, windows), slow(small_model, windows), rtol=1e-5)
+
+
+def test_float32_is_float32_after_a_training_in_bfloat16(small_model):
+    """accelerate replaces the forward of a model by one that computes in bfloat16, and leaves it there."""
+    expected = token_nats(small_model, WINDOWS_64)
+    AcceleratorState._reset_state(reset_partial_state=True)  # another test may have chosen a precision
+    prepared = Accelerator(mixed_precision="bf16", cpu=True).prepare(small_model)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    patched = prepared.forward
+    np.testing.assert_array_equal(token_nats(prepared, WINDOWS_64), expected)
+    assert prepared.forward == patched
+
+
+def test_the_batch_follows_free_memory(small_model, monkeypatch):
+    each, windows = 64 * 32, windows_of([30, 20], high=64)
+    expected = token_nats(small_model, windows)
+    for free, tokens in ((2**40, scoring.MOST["cpu"]), (4 * each * 1000, 1000), (0, 0)):
+        monkeypatch.setattr(scoring, "free_memory", lambda kind, free=free: free)
+        assert scoring._tokens_at_once(small_model, sliced=True) == tokens
+    np.testing.assert_allclose(token_nats(small_model, windows), expected, rtol=1e-5)  # a window at a time
+
+
+def test_free_memory_is_no_more_than_the_machine_has():
+    import psutil
+
+    assert 0 < scoring.free_memory("cpu") <= psutil.virtual_memory().total
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_row_nats(dtype):
+    torch.manual_seed(0)
+    logits = (10 * torch.randn(4, 50, 70)).to(dtype)
+    labels = torch.randint(0, 70, (4, 50))
+    labels[1, 20:] = -100
+    labels[2] = -100
+    found = row_nats(logits, labels)
+    logs = log_softmax(logits.float().numpy())
+    slow = [
+        -sum(logs[r, i, label] for i, label in enumerate(row) if label != -100) for r, row in enumerate(labels.tolist())
+    ]
+    assert found.dtype == torch.float64
+    assert found[2] == 0
+    np.testing.assert_allclose(found.numpy(), slow, rtol=CLOSE)
+
+
+def test_nats_are_added_up_in_float64():
+    """In float32, 2 ** 25 and a few nats are 2 ** 25 again."""
+    logits = torch.zeros(1, 9, 4)
+    logits[0, 0, 1] = 2.0**25
+    assert row_nats(logits, torch.zeros(1, 9, dtype=torch.int64)).item() - 2**25 == pytest.approx(
+        8 * math.log(4), rel=CLOSE
+    )
