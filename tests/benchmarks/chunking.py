@@ -18,7 +18,7 @@ from datasets import Dataset, disable_progress_bars
 
 from helpers import chunk, load_examples, load_tokenizer, tokenize
 from tests import REAL_TEXT
-from tests.benchmarks.results import record, table
+from tests.benchmarks.results import record, status, table
 
 EOS = 0
 
@@ -74,12 +74,6 @@ CONTENDERS: dict[str, Callable] = {
     "`pack`": ours(EOS, "pack"),
     "`document`": ours(EOS, "document"),
 }
-
-
-def status(name: str) -> int:
-    """A figure of this process that Linux keeps, in bytes."""
-    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name)]
-    return int(line.split()[1]) * 1024
 
 
 def measure(name: str, path: str, size: int) -> dict[str, float]:

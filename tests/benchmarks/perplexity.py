@@ -9,7 +9,6 @@ import math
 import re
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 
@@ -20,8 +19,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from helpers import load_examples, load_tokenizer, score_documents, score_stride, split_fairly, texts
-from tests.benchmarks.chunking import status
-from tests.benchmarks.results import record, table
+from tests.benchmarks.results import record, table, watched
 
 CONTEXT, STRIDE = 512, 256
 COLUMN = "answers.text"
@@ -109,20 +107,12 @@ def measure(way: str, model_name: str, documents: list[str]) -> dict[str, float]
     model, tokenizer = build(model_name), load_tokenizer("embedded")
     ids, first = ids_of(tokenizer, documents), documents[:1]
     WAYS[way](model, tokenizer, first, ids[:1])  # imports, and what is only made once
-    peak, done = [status("RssAnon")], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.002):
-            peak[0] = max(peak[0], status("RssAnon"))
-
-    before, thread = peak[0], threading.Thread(target=watch)
-    thread.start()
-    start = time.perf_counter()
-    tokens, nats = WAYS[way](model, tokenizer, documents, ids)
-    seconds = time.perf_counter() - start
-    done.set()
-    thread.join()
-    return {"tokens": tokens, "nats": nats, "seconds": seconds, "memory": peak[0] - before, "peak": peak[0]}
+    with watched() as memory:
+        start = time.perf_counter()
+        tokens, nats = WAYS[way](model, tokenizer, documents, ids)
+        seconds = time.perf_counter() - start
+    above = memory["peak"] - memory["before"]
+    return {"tokens": tokens, "nats": nats, "seconds": seconds, "memory": above, "peak": memory["peak"]}
 
 
 def in_process(way: str, model_name: str, size: int, times: int = 1) -> dict[str, float]:

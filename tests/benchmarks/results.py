@@ -3,6 +3,9 @@
 import os
 import platform
 import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -17,6 +20,30 @@ def machine() -> str:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     kind = f"{platform.machine()} processor" + (f" with {' and '.join(features)}" if features else "")
     return f"{os.cpu_count()} cores of an {kind}, {memory:.0f} GiB; Python {platform.python_version()}, PyTorch {torch.__version__}"
+
+
+def status(name: str) -> int:
+    """A figure of this process that Linux keeps, in bytes."""
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name)]
+    return int(line.split()[1]) * 1024
+
+
+@contextmanager
+def watched() -> Iterator[dict[str, int]]:
+    """Anonymous memory of this process while the block runs, in bytes: `before`, and `peak`, looked at every 2 ms."""
+    memory, done = dict.fromkeys(("before", "peak"), status("RssAnon")), threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.002):
+            memory["peak"] = max(memory["peak"], status("RssAnon"))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield memory
+    finally:
+        done.set()
+        thread.join()
 
 
 def table(rows: list[dict[str, object]]) -> str:

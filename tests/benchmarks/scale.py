@@ -8,7 +8,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
@@ -17,8 +16,7 @@ import pyarrow as pa
 from datasets import Dataset, disable_progress_bars
 
 from helpers import chunk
-from tests.benchmarks.chunking import status
-from tests.benchmarks.results import record, table
+from tests.benchmarks.results import record, table, watched
 
 BLOCK_SIZE = 1024
 
@@ -38,23 +36,14 @@ def measure(path: str, strategy: str, folder: str) -> dict[str, float]:
     """Seconds, and the peak of anonymous memory in bytes."""
     disable_progress_bars()
     chunk(Dataset.from_dict({"input_ids": [[1, 2, 3]]}), 2, 0, strategy)  # imports
-    peak, done = [status("RssAnon")], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.002):
-            peak[0] = max(peak[0], status("RssAnon"))
-
-    before, thread = peak[0], threading.Thread(target=watch)
-    thread.start()
-    start = time.perf_counter()
-    _, account = chunk(Dataset.from_file(path), BLOCK_SIZE, 0, strategy, folder=Path(folder))
-    seconds = time.perf_counter() - start
-    done.set()
-    thread.join()
+    with watched() as memory:
+        start = time.perf_counter()
+        _, account = chunk(Dataset.from_file(path), BLOCK_SIZE, 0, strategy, folder=Path(folder))
+        seconds = time.perf_counter() - start
     assert account.tokens_in + account.separators == account.tokens_kept + account.tokens_dropped
     return {
         "seconds": seconds,
-        "memory": peak[0] - before,
+        "memory": memory["peak"] - memory["before"],
         "tokens": account.tokens_in,
         "filled": account.places_filled,
     }
