@@ -18,7 +18,7 @@ from datasets import disable_progress_bars
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from helpers import load_examples, load_tokenizer, score_documents, score_stride, split_fairly, texts
+from helpers import choose_dtype, load_examples, load_tokenizer, score_documents, score_stride, split_fairly, texts
 from tests.benchmarks.results import record, table, watched
 
 CONTEXT, STRIDE = 512, 256
@@ -41,20 +41,24 @@ Ids = list[np.ndarray]
 Result = tuple[int, float]  # tokens scored and their nats
 
 
-def ours_rolling(model: PreTrainedModel, tokenizer: Tokenizer, documents: list[str], ids: Ids) -> Result:
+def ours(compute_dtype: str) -> Callable[..., Result]:
     """`score_documents`."""
-    score = score_documents(model, ids, documents, tokenizer.eos_token_id)
-    return int(score.tokens.sum()), float(score.nats.sum())
+
+    def run(model: PreTrainedModel, tokenizer: Tokenizer, documents: list[str], ids: Ids) -> Result:
+        score = score_documents(model, ids, documents, tokenizer.eos_token_id, compute_dtype)
+        return int(score.tokens.sum()), float(score.nats.sum())
+
+    return run
 
 
-def harness(batch_size: int) -> Callable[..., Result]:
-    """`loglikelihood_rolling` of lm-evaluation-harness."""
+def harness(batch_size: int, compute_dtype: str | None = None) -> Callable[..., Result]:
+    """`loglikelihood_rolling` of lm-evaluation-harness, in float32 if nothing else is asked for."""
 
     def run(model: PreTrainedModel, tokenizer: Tokenizer, documents: list[str], ids: Ids) -> Result:
         from lm_eval.api.instance import Instance
         from lm_eval.models.huggingface import HFLM
 
-        peer = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+        peer = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, mixed_precision_dtype=compute_dtype)
         asked = [Instance("loglikelihood_rolling", {}, (text,), 0) for text in documents]
         found = peer.loglikelihood_rolling(asked, disable_tqdm=True)
         return sum(map(len, ids)), -math.fsum(found)
@@ -86,9 +90,11 @@ def loop(model: PreTrainedModel, tokenizer: Tokenizer, documents: list[str], ids
 
 
 WAYS: dict[str, Callable[..., Result]] = {
-    "rolling: `score_documents`": ours_rolling,
+    "rolling: `score_documents`": ours("float32"),
+    "rolling: `score_documents`, bfloat16": ours("bfloat16"),
     "rolling: lm-evaluation-harness, batches of 1": harness(1),
     "rolling: lm-evaluation-harness, batches of 8": harness(8),
+    "rolling: lm-evaluation-harness, batches of 1, bfloat16": harness(1, "bfloat16"),
     "stride: `score_stride`": ours_stride,
     "stride: the documentation's loop": loop,
 }
@@ -160,15 +166,17 @@ def main() -> None:
             }
             for way, f in found.items()
         ]
-        mine, *peers = (f for way, f in found.items() if way.startswith("rolling"))
-        times = [mine["tokens"] / mine["seconds"] / (p["tokens"] / p["seconds"]) for p in peers]
-        shares = [mine["memory"] / p["memory"] for p in peers]
+        auto = choose_dtype()
+        mine = found["rolling: `score_documents`" + (", bfloat16" if auto == "bfloat16" else "")]
+        peers = [f for way, f in found.items() if "harness" in way]
+        times = [f"{mine['tokens'] / mine['seconds'] / (p['tokens'] / p['seconds']):.1f}" for p in peers]
+        shares = [f"{mine['memory'] / p['memory']:.2f}" for p in peers]
         short, long = (in_process("rolling: `score_documents`", name, 6, times) for times in (1, FACTOR))
         text = [
-            f"`make bench-perplexity`. {name}, 30 million weights, context {CONTEXT}, stride {STRIDE}, float32.",
+            f"`make bench-perplexity`. {name}, 30 million weights, context {CONTEXT}, stride {STRIDE}, float32 if nothing else is said.",
             table(rows),
-            f"`score_documents` is {times[0]:.1f} and {times[1]:.1f} times as fast as the two rows of lm-evaluation-harness, with "
-            f"{shares[0]:.2f} and {shares[1]:.2f} times their memory. On a text {FACTOR} times as long ({short['tokens']:,} and "
+            f"`score_documents` in {auto}, which is what `auto` takes here, is {', '.join(times)} times as fast as the rows of "
+            f"lm-evaluation-harness, with {', '.join(shares)} times their memory. On a text {FACTOR} times as long ({short['tokens']:,} and "
             f"{long['tokens']:,} tokens) the peak of the whole process goes from {short['peak'] / 1e6:,.0f} to "
             f"{long['peak'] / 1e6:,.0f} MB, {long['peak'] / short['peak'] - 1:+.1%}. {evaluate_metric()}",
         ]
