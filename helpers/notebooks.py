@@ -17,7 +17,6 @@ from helpers.errors import UserError
 from helpers.parameters import STEPS, folder_of
 from helpers.run import PROJECT
 
-QUIET = ["--IPKernelApp.log_level=CRITICAL"]  # a kernel warns at each start that its loopback sockets are not encrypted
 MACHINE = re.compile(
     re.escape(str(PROJECT))
     + r"|(?<![\w.:/])/(home|root|tmp|usr|opt|var|mnt|Users)/\w|[A-Z]:\\|127\.0\.0\.1|object at 0x|\d+%\|"
@@ -55,7 +54,6 @@ def execute(step: str, output: Path, parameters: dict[str, object]) -> None:
             kernel_name="python3",
             progress_bar=False,
             cwd=Path.cwd(),
-            extra_arguments=QUIET,
         )
     except papermill.PapermillExecutionError as error:
         mine = error.ename in {cls.__name__ for cls in _subclasses(UserError)}

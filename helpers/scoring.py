@@ -121,7 +121,7 @@ def _batches(
     width = windows.end - windows.first
     if len(order):
         with torch.inference_mode(), calculation():
-            sliced = _sliceable(model, windows.batch(order[:1])[0])
+            sliced = sliceable(model, windows.batch(order[:1])[0])
         losses_of, budget = sliced_losses if sliced else own_losses, _tokens_at_once(model, sliced)
     while len(order):
         longest = int(width[order[0]])
@@ -201,7 +201,7 @@ def _cross_entropy(logits: "torch.Tensor", targets: "torch.Tensor") -> "torch.Te
     return torch.nn.functional.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="none")
 
 
-def _sliceable(model: "PreTrainedModel", inputs: "torch.Tensor") -> bool:
+def sliceable(model: "PreTrainedModel", inputs: "torch.Tensor") -> bool:
     """Whether the output layer on the last hidden states gives what the model's own forward gives.
 
     It is tried on 16 tokens, once as they are and once with hidden states a thousand times as large, where a soft cap

@@ -101,7 +101,7 @@ def test_any_model_with_large_logits_against_its_own(model):
 def test_which_models_are_sliced(request, model):
     inputs, _ = WINDOWS.batch(np.array([0]))
     with torch.no_grad():
-        assert scoring._sliceable(model, inputs) == (request.node.callspec.params["model"] in SLICED)
+        assert scoring.sliceable(model, inputs) == (request.node.callspec.params["model"] in SLICED)
 
 
 @pytest.mark.parametrize("losses_of", [sliced_losses, own_losses])
@@ -173,7 +173,7 @@ class Narrow:
 
 @pytest.mark.parametrize("sliced", [True, False])
 def test_a_batch_that_does_not_fit_is_halved(sliced, small_model, monkeypatch):
-    monkeypatch.setattr(scoring, "_sliceable", lambda *_: sliced)
+    monkeypatch.setattr(scoring, "sliceable", lambda *_: sliced)
     windows = windows_of([30] * 20 + [9] * 30, high=64)
     expected = token_nats(small_model, windows)
     narrow = Narrow(small_model, 5 * 29)
