@@ -1,5 +1,6 @@
-"""The command line: `python -m helpers run`."""
+"""The command line: `python -m helpers run`, `python -m helpers train`."""
 
+import os
 import sys
 from typing import Annotated
 
@@ -31,12 +32,25 @@ def run(
     batch.run(profile, run_dir, setting or [], start, force, Console(highlight=False, soft_wrap=True))
 
 
+@app.command()
+def train(
+    profile: Annotated[str, typer.Option(help="A file of notebooks/profiles, without its ending.")] = "tiny",
+    run_dir: Annotated[str | None, typer.Option(help="Where the run is kept; by default runs/PROFILE.")] = None,
+    setting: Annotated[list[str] | None, typer.Option("-p", help="NAME=VALUE for the step train.")] = None,
+    nproc: Annotated[int, typer.Option(min=1, help="How many processes, one for each device.")] = 1,
+) -> None:
+    """Do the step train on several devices; also as `torchrun … -m helpers train` and `accelerate launch … -m helpers train`."""
+    from helpers import launch
+
+    launch.train(profile, run_dir, setting or [], nproc)
+
+
 def main() -> None:
     """Run the command line; a user's mistake ends it with one sentence and status 1."""
     try:
         app()
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(("helpers: " if "RANK" in os.environ else "") + str(error), file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("Interrupted; what was done stays, and the same command goes on from there.", file=sys.stderr)

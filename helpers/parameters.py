@@ -53,6 +53,7 @@ def _text(*choices: str) -> Rule:
     return Rule(str, choices=choices)
 
 
+SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt")
 RULES: dict[str, dict[str, Rule]] = {
     "load": {
         "dataset": _text(),
@@ -75,6 +76,19 @@ RULES: dict[str, dict[str, Rule]] = {
         "weight_decay": Rule(float, 0),
         "num_train_epochs": Rule(float, 0, open=True),
         "per_device_train_batch_size": Rule(int, 1),
+        "gradient_accumulation_steps": Rule(int, 1),
+        "lr_scheduler_type": _text(
+            "linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"
+        ),
+        "warmup_steps": Rule(float, 0, 1),
+        "early_stopping_patience": Rule(int, 0),
+        "lora_rank": Rule(int, 0),
+        "merge_lora": Rule(bool),
+        "gradient_checkpointing": Rule(bool),
+        "torch_compile": Rule(bool),
+        "fsdp": Rule(bool),
+        "report_to": _text("none", "tensorboard", "trackio"),
+        "sample_prompt": _text(),
         "compute_dtype": _text("auto", "float32", "bfloat16"),
         "seed": Rule(int, 0, 2**32 - 1),
     },

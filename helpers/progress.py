@@ -13,13 +13,20 @@ class Progress:
     """How far a step is, in units of `what`; `advance` it as they are done."""
 
     def __init__(self, total: int, what: str):
-        self.total, self.what, self.done = total, what, 0
+        self.total, self.what, self.done, self._before = total, what, 0, 0
         self._file = os.environ.get(FILE)
         self._bar, self._last, self._began = None, 0.0, time.monotonic()
         if not self._file:
             from tqdm.auto import tqdm
 
             self._bar = tqdm(total=total, unit=f" {what}", leave=False)
+
+    def resume(self, done: int) -> None:
+        """What an earlier attempt has done, which does not count for the speed."""
+        self.done = self._before = done
+        if self._bar is not None:
+            self._bar.update(done)
+            self._bar.unpause()
 
     def advance(self, units: int, note: str = "") -> None:
         """`units` more are done; `note` is shown beside the bar."""
@@ -29,7 +36,7 @@ class Progress:
             self._bar.update(units)
         elif time.monotonic() - self._last > 0.2:
             self._last = time.monotonic()
-            rate = self.done / (self._last - self._began + 1e-9)
+            rate = (self.done - self._before) / (self._last - self._began + 1e-9)
             state = {"done": self.done, "total": self.total, "what": self.what, "rate": rate, "note": note}
             temporary = f"{self._file}.new"
             with open(temporary, "w") as f:

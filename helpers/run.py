@@ -15,6 +15,7 @@ import resource
 import shlex
 import shutil
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -85,7 +86,7 @@ class Run:
         self.folder = resolve(folder)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for step in STEPS:
+            for step in STEPS if os.environ.get("RANK", "0") == "0" else ():
                 self._recover(step)
             probe = self.folder / f".write-{os.getpid()}"
             probe.touch()
@@ -168,11 +169,11 @@ class Run:
     def publish(self, step: str) -> None:
         """Put a step's complete partial folder in the place of the old one."""
         for path in [*self.partial(step).rglob("*"), self.partial(step)]:
-            _flush(path)
+            flush(path)
         if self.path(step).exists():
             os.rename(self.path(step), self._old(step))
         os.rename(self.partial(step), self.path(step))
-        _flush(self.folder)
+        flush(self.folder)
         if self._old(step).exists():
             shutil.rmtree(self._old(step))
 
@@ -185,7 +186,7 @@ class Run:
                 metrics |= record["metrics"] | {f"seconds_{step}": record["seconds"]}
         path = self.folder / ".metrics.json"
         path.write_text(json.dumps(metrics, indent=1) + "\n")
-        _flush(path)
+        flush(path)
         os.replace(path, self.folder / "metrics.json")
         return metrics
 
@@ -202,14 +203,36 @@ class Step:
                 raise RunError(f"{name} cannot start: {why}; make it with `{command}`.")
         self.inputs = {need: run.path(need) for need in NEEDS[name]}
         self.records = {need: run.record(need) for need in NEEDS[name]}
-        self.path = run.partial(name)
+        self.first = os.environ.get("RANK", "0") == "0"  # of several processes that train together, one writes
+        self.path = run.partial(name) if self.first else Path(tempfile.mkdtemp())
         shutil.rmtree(self.path, ignore_errors=True)
         self.path.mkdir()
         self.scratch = run.scratch(name)
         self._began = time.perf_counter()
 
+    @property
+    def unfinished(self) -> Path:
+        """Where an attempt with these parameters, inputs and code leaves what another can go on from; that of others is removed."""
+        made_of = {
+            "parameters": self.parameters,
+            "sources": sources(self.parameters),
+            "code": code_fingerprint(self.name),
+        }
+        made_of["inputs"] = {need: record["fingerprint"] for need, record in self.records.items()}
+        made_of["processes"] = os.environ.get("WORLD_SIZE", "1")
+        digest = hashlib.blake2b(json.dumps(made_of, sort_keys=True).encode(), digest_size=8).hexdigest()
+        for other in self.scratch.glob("*") if self.first else ():
+            if other.name != digest:
+                shutil.rmtree(other)
+        folder = self.scratch / digest
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
     def finish(self, **metrics: float | str) -> None:
         """Write the record, and put the artifact in its place. `metrics` are what is worth comparing between runs."""
+        if not self.first:
+            shutil.rmtree(self.path)
+            return
         cuda = "torch" in sys.modules and sys.modules["torch"].cuda.is_available()
         record = {
             "format": FORMAT,
@@ -267,7 +290,7 @@ def _refuse_unknown(step: str) -> None:
             check_parameters(step, {n: shell.user_ns[n] for n in names if n != "run_dir"})
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Make a file, or the entries of a folder, durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

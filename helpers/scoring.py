@@ -79,11 +79,11 @@ def token_nats(
     left = left[np.argsort(-width[left], kind="stable")]
     training = model.training
     model.eval()
-    # after a training in bfloat16, accelerate leaves a forward there that computes in bfloat16 whatever is asked for
-    wrapped = model.__dict__.pop("forward") if "_original_forward" in model.__dict__ else None
+    # while it is trained, a model has a forward that computes a loss in tiles, and in bfloat16 whatever is asked for
+    wrapped = model.__dict__.pop("forward", None)
     try:
         with progress(int(scored.sum()), "tokens") as bar:
-            bar.advance(int(scored.sum() - scored[left].sum()))
+            bar.resume(int(scored.sum() - scored[left].sum()))
             for chosen, losses in _batches(model, windows, left, compute_dtype):
                 for w, row in zip(chosen, losses, strict=True):
                     loss = row[width[w] - scored[w] - 1 : width[w] - 1]
@@ -183,18 +183,6 @@ def own_losses(model: "PreTrainedModel", inputs: "torch.Tensor", targets: "torch
     return torch.stack([_cross_entropy(row, t) for row, t in zip(logits, targets.to(model.device), strict=True)])
 
 
-def row_nats(logits: "torch.Tensor", labels: "torch.Tensor") -> "torch.Tensor":
-    """The summed negative log likelihood of each row's labels: (rows,), float64, in nats.
-
-    `logits` (rows, length, vocabulary) are of the positions that predict `labels` (rows, length); labels of -100 count nothing. Each
-    row is brought to float32 by itself, so that a batch's logits are never there twice.
-    """
-    import torch
-
-    rows = [_cross_entropy(row, target).double().sum() for row, target in zip(logits, labels, strict=True)]
-    return torch.stack(rows)
-
-
 def _cross_entropy(logits: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":
     import torch
 
@@ -210,7 +198,7 @@ def sliceable(model: "PreTrainedModel", inputs: "torch.Tensor") -> bool:
     import torch
 
     base, head, seen = model.get_decoder(), model.get_output_embeddings(), []
-    if base is model or not isinstance(head, torch.nn.Linear):
+    if base is model or not isinstance(head, torch.nn.Linear) or hasattr(head.weight, "full_tensor"):  # (sharded)
         return False
     for factor in (1, 1000):
 

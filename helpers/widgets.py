@@ -1,12 +1,18 @@
 """The interactive pieces of the notebooks. Each has a still picture or text beside it, made by the same code."""
 
+import os
+import time
 from typing import TYPE_CHECKING
 
+from transformers import TrainerCallback
+
 from helpers.chunking import chunk
-from helpers.display import draw_blocks, picture
+from helpers.display import draw_blocks, draw_losses, picture, png
 from helpers.errors import UserError
 from helpers.generation import continue_text
 from helpers.parameters import RULES
+from helpers.progress import FILE
+from helpers.training import losses_of
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -44,6 +50,34 @@ def block_size_slider(tokenized: "DatasetDict", eos_token_id: int, context: int)
         ),
         strategy=ipywidgets.Dropdown(options=RULES["chunk"]["strategy"].choices, description="strategy"),
     )
+
+
+class LiveCurve(TrainerCallback):
+    """The losses while a model is trained, drawn anew every two seconds; nothing in a batch run, where nobody looks."""
+
+    def __init__(self, base_loss: float):
+        self.base_loss, self._drawn, self._image = base_loss, 0.0, None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Put an empty picture there."""
+        if FILE not in os.environ and state.is_world_process_zero:
+            import ipywidgets
+            from IPython.display import display
+
+            self._image = ipywidgets.Image(format="png", width=700)
+            display(self._image)
+
+    def on_log(self, args, state, control, **kwargs):
+        """Draw what is known by now."""
+        history = losses_of(state)
+        if self._image is not None and time.monotonic() - self._drawn > 2 and any("train_loss" in e for e in history):
+            self._image.value = png(draw_losses(history, self.base_loss))
+            self._drawn = time.monotonic()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        """The last picture."""
+        self._drawn = 0.0
+        self.on_log(args, state, control)
 
 
 def playground(models: dict[str, "PreTrainedModel"], tokenizer: "PreTrainedTokenizerBase", prompt: str) -> "Widget":

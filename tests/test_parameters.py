@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 
 from helpers.errors import ParameterError
 from helpers.notebooks import defaults, path_of
-from helpers.parameters import RULES, STEPS, check_parameters, parse_value
+from helpers.parameters import RULES, SCHEDULES, STEPS, check_parameters, parse_value
 
 ALL = [(step, name) for step in STEPS for name in RULES[step]]
-NUMBERS = [(step, name) for step, name in ALL if RULES[step][name].kind is not str]
+NUMBERS = [(step, name) for step, name in ALL if RULES[step][name].kind in (int, float)]
 HUGE = 10**400  # no float holds it
 SEED = (int, (-1, 2**32), (0, 2**32 - 1), ("whole number", "between 0 and"))
 TEXT = (str, ("", "  ", "\n"), ("a", "ü", "42"), ("text", "not empty"))
+SWITCH = (bool, (), (True, False), ("true or false",))
 SIZE = (int, (0, -1), (1, 4), ("whole number", "1"))
 DTYPE = (str, ("", "float16"), ("auto", "float32", "bfloat16"), ("'auto'", "'float32'", "'bfloat16'"))
 MODEL = TEXT
@@ -43,6 +44,14 @@ EXPECTED = {
         "weight_decay": (float, (-1e-9, -1), (0, 0.0, 0.01), ("at least 0",)),
         "num_train_epochs": (float, (0, -1), (0.5, 3), ("greater than 0",)),
         "per_device_train_batch_size": SIZE,
+        "gradient_accumulation_steps": SIZE,
+        "lr_scheduler_type": (str, ("", "linaer", "cosine_with_min_lr"), SCHEDULES, tuple(map(repr, SCHEDULES))),
+        "warmup_steps": (float, (-0.1, 1.5, 100), (0, 0.1, 1), ("between 0 and 1",)),
+        "early_stopping_patience": (int, (-1,), (0, 3), ("whole number", "0")),
+        "lora_rank": (int, (-1,), (0, 8), ("whole number", "0")),
+        **dict.fromkeys(("merge_lora", "gradient_checkpointing", "torch_compile", "fsdp"), SWITCH),
+        "report_to": (str, ("", "wandb"), ("none", "tensorboard", "trackio"), ("'none'", "'tensorboard'", "'trackio'")),
+        "sample_prompt": TEXT,
         "compute_dtype": DTYPE,
         "seed": SEED,
     },
@@ -59,6 +68,7 @@ EXPECTED = {
 WRONG_TYPES = {
     int: (True, False, None, "2", "abc", 2.0, 2.5, math.nan, math.inf, -math.inf, [2], {}),
     float: (True, False, None, "0.5", "abc", math.nan, math.inf, -math.inf, [0.5], {}, 1j),
+    bool: (0, 1, None, "true", 1.0, [True]),
     str: (True, None, 1, 0.5, math.nan, ["a"], {}, b"a"),
 }
 

@@ -27,7 +27,7 @@ from transformers import (
 
 from helpers import scoring
 from helpers.errors import DataError, ModelError
-from helpers.scoring import Windows, own_losses, row_nats, sliced_losses, token_nats
+from helpers.scoring import Windows, own_losses, sliced_losses, token_nats
 from tests.test_perplexity import log_softmax
 
 CLOSE = 1e-6
@@ -296,29 +296,3 @@ def test_free_memory_is_no_more_than_the_machine_has():
     import psutil
 
     assert 0 < scoring.free_memory("cpu") <= psutil.virtual_memory().total
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_row_nats(dtype):
-    torch.manual_seed(0)
-    logits = (10 * torch.randn(4, 50, 70)).to(dtype)
-    labels = torch.randint(0, 70, (4, 50))
-    labels[1, 20:] = -100
-    labels[2] = -100
-    found = row_nats(logits, labels)
-    logs = log_softmax(logits.float().numpy())
-    slow = [
-        -sum(logs[r, i, label] for i, label in enumerate(row) if label != -100) for r, row in enumerate(labels.tolist())
-    ]
-    assert found.dtype == torch.float64
-    assert found[2] == 0
-    np.testing.assert_allclose(found.numpy(), slow, rtol=CLOSE)
-
-
-def test_nats_are_added_up_in_float64():
-    """In float32, 2 ** 25 and a few nats are 2 ** 25 again."""
-    logits = torch.zeros(1, 9, 4)
-    logits[0, 0, 1] = 2.0**25
-    assert row_nats(logits, torch.zeros(1, 9, dtype=torch.int64)).item() - 2**25 == pytest.approx(
-        8 * math.log(4), rel=CLOSE
-    )

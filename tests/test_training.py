@@ -23,50 +23,34 @@ from transformers import (
 )
 
 import helpers.training
+import helpers.watch
 from helpers import (
-    Watch,
+    BlockTrainer,
     check_tokenizers_agree,
     choose_dtype,
     chunk,
     collate,
     load_model,
-    losses,
-    mean_by_token,
+    losses_of,
     score_blocks,
-    sum_by_row,
 )
 from helpers.errors import ModelError, ParameterError
+from tests.small_training import blocks_of
 
 CLOSE = 1e-6  # the loss of a batch is a float32 number, whose eps is 1.2e-7
 
 
-def blocks_of(lengths, block_size=16, strategy="document", seed=1):
-    """Blocks of random documents of these lengths, an end of text after each."""
-    rng = np.random.default_rng(seed)
-    documents = Dataset.from_dict({"input_ids": [rng.integers(1, 63, n).tolist() for n in lengths]})
-    return chunk(DatasetDict(train=documents), block_size, 0, strategy)[0]["train"]
-
-
-def trainer_of(
-    model, folder, train=None, test=None, collator=collate, kind=Trainer, callbacks=(), metrics=True, **settings
-):
-    """A trainer set up as in the notebook; `metrics=False` leaves out what the package adds to its evaluation."""
-    defaults = {
-        "save_strategy": "no",
-        "disable_tqdm": True,
-        "use_cpu": True,
-        "report_to": "none",
-        "dataloader_pin_memory": False,
-    }
-    ours = {"preprocess_logits_for_metrics": sum_by_row, "compute_metrics": mean_by_token} if metrics else {}
+def trainer_of(model, folder, train=None, test=None, collator=collate, kind=Trainer, callbacks=(), **settings):
+    """A trainer set up as in the notebook, by default transformers' own."""
+    defaults = {"save_strategy": "no", "disable_tqdm": True, "use_cpu": True, "report_to": "none"}
+    defaults |= {"dataloader_pin_memory": False, "logging_nan_inf_filter": False}
     return kind(
         model=model,
         args=TrainingArguments(str(folder), **(defaults | settings)),
-        train_dataset=train,
+        train_dataset=test if train is None and kind is BlockTrainer else train,
         eval_dataset=test,
         data_collator=collator,
         callbacks=list(callbacks),
-        **ours,
     )
 
 
@@ -97,7 +81,7 @@ def test_trainer_reports_too_low_a_loss_unless_loss_type_is_set(small_model, tmp
     loss = nats.sum() / targets.sum()
 
     def reported(model):
-        settings = {"collator": default_data_collator, "metrics": False, "per_device_eval_batch_size": 7}
+        settings = {"collator": default_data_collator, "per_device_eval_batch_size": 7}
         return trainer_of(model, tmp_path, test=documents, **settings).evaluate()["eval_loss"]
 
     assert getattr(small_model, "loss_type", None) is None
@@ -112,14 +96,14 @@ def test_a_nonfinite_evaluation_loss_is_not_dropped(small_model, tmp_path):
     blocks = blocks_of([6, 8, 15, 7])  # with its end, the third alone has a position 12
     nats, targets = row_losses(small_model, blocks)
     assert np.isfinite(nats).tolist() == [True, True, False, True]
-    theirs = trainer_of(small_model, tmp_path, test=blocks, metrics=False, per_device_eval_batch_size=1).evaluate()
+    hidden = {"logging_nan_inf_filter": True, "per_device_eval_batch_size": 1}
+    theirs = trainer_of(small_model, tmp_path, test=blocks, **hidden).evaluate()
     finite = np.isfinite(nats)
     assert theirs["eval_loss"] == pytest.approx((nats / targets)[finite].mean(), rel=CLOSE)
     with pytest.raises(ModelError, match="block 2 a loss of nan"):
         score_blocks(small_model, blocks)
-    ours = trainer_of(small_model, tmp_path, test=blocks, per_device_eval_batch_size=1)
-    with pytest.raises(ModelError, match="block 2 is not a number.*learning_rate"):
-        ours.evaluate()
+    with pytest.raises(ModelError, match="block 2 a loss of nan"):
+        trainer_of(small_model, tmp_path, test=blocks, kind=BlockTrainer).evaluate()
 
 
 @pytest.mark.parametrize("fault", ["huge learning_rate", "poisoned weight"])
@@ -131,23 +115,17 @@ def test_a_nonfinite_training_loss_stops_and_names_the_step(fault, small_model, 
     settings = {"learning_rate": rate, "max_steps": 6, "logging_steps": 1, "per_device_train_batch_size": 2}
     blocks = blocks_of([15] * 12)
 
-    def train(hide):
-        kept = {"logging_nan_inf_filter": hide, "callbacks": [Watch(1)]}
-        trainer = trainer_of(copy.deepcopy(small_model), tmp_path, blocks, **settings, **kept)
-        try:
-            trainer.train()
-        finally:
-            logged = [float(e["loss"]) for e in trainer.state.log_history if "loss" in e]
-        return logged
-
-    hidden = train(hide=True)
-    assert len(hidden) == 6
-    assert np.isfinite(hidden).all()
+    hidden = trainer_of(
+        copy.deepcopy(small_model), tmp_path / "theirs", blocks, **settings, logging_nan_inf_filter=True
+    )
+    hidden.train()
+    logged = [float(e["loss"]) for e in hidden.state.log_history if "loss" in e]
+    assert len(logged) == 6 and np.isfinite(logged).all()  # what the library does
     with pytest.raises(ModelError) as error:
-        train(hide=False)
+        trainer_of(small_model, tmp_path / "ours", blocks, kind=BlockTrainer, **settings).train()
     assert f"learning_rate, which is {rate:g}" in str(error.value)
     steps = [1] if fault == "poisoned weight" else [2, 3]  # the first loss is from before the first step
-    assert any(f"at step {step}:" in str(error.value) for step in steps)
+    assert any(f"at step {step}" in str(error.value) for step in steps)
     assert "nan" in str(error.value) or "inf" in str(error.value)
 
 
@@ -159,8 +137,10 @@ def test_the_evaluation_loss_weighs_tokens_not_rows(batch_size, small_model, tmp
     nats, targets = row_losses(small_model, blocks)
     assert len(set(targets.tolist())) > 3
     token = nats.sum() / targets.sum()
-    found = trainer_of(small_model, tmp_path, test=blocks, per_device_eval_batch_size=batch_size).evaluate()
-    assert found["eval_token_loss"] == pytest.approx(token, rel=CLOSE)
+    settings = {"test": blocks, "per_device_eval_batch_size": batch_size}
+    ours = trainer_of(small_model, tmp_path, kind=BlockTrainer, **settings).evaluate()
+    assert ours["eval_loss"] == pytest.approx(token, rel=CLOSE)
+    found = trainer_of(small_model, tmp_path, **settings).evaluate()
     assert score_blocks(small_model, blocks).loss == pytest.approx(token, rel=CLOSE)
     batches = [slice(i, i + batch_size) for i in range(0, len(blocks), batch_size)]
     means = [np.full(len(nats[b]), nats[b].sum() / targets[b].sum()) for b in batches]
@@ -169,7 +149,7 @@ def test_the_evaluation_loss_weighs_tokens_not_rows(batch_size, small_model, tmp
         assert abs(found["eval_loss"] - token) > 100 * CLOSE * token
 
 
-def toy(folder, collator, columns):
+def toy(folder, collator, columns, kind):
     """A model of 9 letters and an end of text, trained on the documents 1 2 3, 4 5 6 and 7 8 9."""
     set_seed(0)
     model = GPT2LMHeadModel(
@@ -181,7 +161,7 @@ def toy(folder, collator, columns):
     tokens = DatasetDict(train=Dataset.from_dict({"input_ids": [documents[i] for i in order]}))
     blocks = chunk(tokens, 16, 0)[0]["train"].select_columns(columns)
     rates = {"learning_rate": 1e-2, "per_device_train_batch_size": 8, "max_steps": 200}
-    trainer_of(model, folder, blocks, collator=collator, metrics=False, **rates).train()
+    trainer_of(model, folder, blocks, collator=collator, kind=kind, **rates).train()
     return model.eval()
 
 
@@ -194,8 +174,8 @@ def test_the_end_of_a_text_is_learned_and_the_usual_collator_hides_it(tmp_path):
     words = Tokenizer(WordLevel({"<end>": 0} | {str(i): i for i in range(1, 10)}, unk_token="<end>"))
     usual = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>", unk_token="<end>")
     usual.pad_token = usual.eos_token
-    theirs = toy(tmp_path, DataCollatorForLanguageModeling(usual, mlm=False), ["input_ids"])
-    ours = toy(tmp_path, collate, ["input_ids", "position_ids"])
+    theirs = toy(tmp_path, DataCollatorForLanguageModeling(usual, mlm=False), ["input_ids"], Trainer)
+    ours = toy(tmp_path, collate, ["input_ids", "position_ids"], BlockTrainer)
     for document in ([1, 2, 3], [4, 5, 6], [7, 8, 9]):
         assert written(ours, document[:1]) == [*document[1:], 0]
         for start in (document[:1], document):
@@ -253,10 +233,10 @@ def test_tokens_must_be_of_the_model_that_is_trained(tokenizer):
 def test_losses_reads_a_log():
     log = [
         {"step": 10, "epoch": 0.333333333, "loss": "3.5", "grad_norm": 1.0},
-        {"step": 30, "epoch": 1, "eval_loss": 9.0, "eval_token_loss": 2.25},
+        {"step": 30, "epoch": 1, "eval_loss": 2.25},
         {"step": 30, "epoch": 1, "train_runtime": 4.0, "train_loss": 3.0},
     ]
-    assert losses(SimpleNamespace(state=SimpleNamespace(log_history=log))) == [
+    assert losses_of(SimpleNamespace(log_history=log)) == [
         {"step": 10, "epoch": 0.3333, "train_loss": 3.5},
         {"step": 30, "epoch": 1.0, "test_loss": 2.25},
     ]
@@ -269,21 +249,23 @@ def test_watch_counts_tokens_and_the_seconds_of_training_alone(when, small_model
     """By a clock that goes on by 1 in a training step and by 100 in a batch of an evaluation."""
     small_model.loss_type = "ForCausalLM"
     clock = [1000.0]
-    monkeypatch.setattr(helpers.training, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(
+        helpers.watch, "time", SimpleNamespace(perf_counter=lambda: clock[0], monotonic=lambda: clock[0])
+    )
 
     def forward(model, *_):
         clock[0] += 1 if model.training else 100
 
     small_model.register_forward_hook(forward)
     blocks = blocks_of([15] * 8)
-    watch = Watch(tokens_per_epoch=8 * 16)
-    settings = {"per_device_train_batch_size": 2, "num_train_epochs": 2.5, "logging_steps": 1, "callbacks": [watch]}
-    trainer = trainer_of(small_model, tmp_path, blocks, blocks, **settings, **when)
+    settings = {"per_device_train_batch_size": 2, "num_train_epochs": 2.5, "logging_steps": 1}
+    trainer = trainer_of(small_model, tmp_path, blocks, blocks, kind=BlockTrainer, **settings, **when)
     trainer.train()
+    watch = trainer.watch
     assert trainer.state.global_step == 10
     assert watch.seconds == 10
     assert watch.tokens == pytest.approx(2.5 * 8 * 16)
-    assert [e["step"] for e in losses(trainer) if "train_loss" in e] == list(range(1, 11))
+    assert [e["step"] for e in losses_of(trainer.state) if "train_loss" in e] == list(range(1, 11))
 
 
 def trained(model, folder, seed):

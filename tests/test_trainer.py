@@ -1,0 +1,425 @@
+"""BlockTrainer and what is around it: the same weights whatever happens on the way."""
+
+import copy
+import errno
+import json
+import math
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    CohereConfig,
+    CohereForCausalLM,
+    EarlyStoppingCallback,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    Trainer,
+    TrainingArguments,
+)
+
+import helpers.loss
+import helpers.training
+from helpers import (
+    BlockTrainer,
+    Samples,
+    add_lora,
+    check_separable,
+    collate,
+    housekeeping,
+    load_model,
+    peak_share,
+    save_model,
+    score_blocks,
+)
+from helpers.errors import ModelError, ParameterError, RunError
+from helpers.loss import lean_loss
+from helpers.run import PROJECT
+from helpers.trainer import COMPLETE, newest_checkpoint
+from tests.small_training import blocks_of, small
+
+SHAPE = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+SHAPE |= {
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 32,
+    "pad_token_id": 0,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
+LENGTHS = [15, 3, 9, 12, 15, 4] * 4
+
+
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def trained(folder, model=None, callbacks=(), **settings):
+    """A trainer that has trained for 2 epochs, or as the settings say."""
+    model, blocks = model or small(), blocks_of(LENGTHS)
+    rest = {"num_train_epochs": 2, "learning_rate": 1e-2, "per_device_train_batch_size": 4, "eval_strategy": "epoch"}
+    arguments = (
+        housekeeping(folder / "checkpoints", model, "float32")
+        | {"logging_steps": 1, "save_strategy": "epoch"}
+        | rest
+        | settings
+    )
+    trainer = BlockTrainer(
+        model,
+        TrainingArguments(**arguments),
+        train_dataset=blocks,
+        eval_dataset=blocks,
+        data_collator=collate,
+        callbacks=list(callbacks),
+    )
+    trainer.train()
+    return trainer
+
+
+def llama(tie):
+    torch.manual_seed(0)
+    return LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=tie, use_cache=False))
+
+
+def gradients(model, batch, items):
+    model.zero_grad()
+    loss = model(**batch, num_items_in_batch=items).loss
+    loss.backward()
+    return loss.item(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("tile", [(1024, 1024), (5, 7)])
+@pytest.mark.parametrize(
+    "make", [small, lambda: llama(True), lambda: llama(False)], ids=["GPT-2", "tied Llama", "Llama"]
+)
+@pytest.mark.parametrize("items", [None, torch.tensor(41)])
+def test_the_lean_loss_and_its_gradients_are_those_of_the_model(make, tile, items, monkeypatch):
+    monkeypatch.setattr(helpers.loss, "SMALL", 0)
+    monkeypatch.setattr(helpers.loss, "TILE", {"cpu": tile})
+    model = make()
+    model.loss_type = "ForCausalLM"
+    batch = collate([blocks_of([15, 3, 9, 20])[i] for i in range(3)])
+    loss, found = gradients(model, batch, items)
+    assert lean_loss(model)
+    ours, mine = gradients(model, batch, items)
+    assert model(**batch).logits is None  # it was the other way
+    assert ours == pytest.approx(loss, rel=1e-6)
+    assert mine.keys() == found.keys()
+    for name, gradient in found.items():
+        torch.testing.assert_close(mine[name], gradient, rtol=1e-4, atol=1e-7, msg=name)
+
+
+def test_the_lean_loss_of_a_head_with_a_bias_and_of_a_frozen_one(monkeypatch):
+    monkeypatch.setattr(helpers.loss, "SMALL", 0)
+    monkeypatch.setattr(helpers.loss, "TILE", {"cpu": (5, 7)})
+    model, batch = llama(False), collate([blocks_of([15, 3])[0]])
+    model.loss_type, model.lm_head.bias = "ForCausalLM", torch.nn.Parameter(torch.linspace(-1, 1, 64))
+    for frozen in (False, True):
+        model.__dict__.pop("forward", None)
+        model.lm_head.requires_grad_(not frozen)
+        _, found = gradients(model, batch, None)
+        assert lean_loss(model)
+        _, mine = gradients(model, batch, None)
+        assert mine.keys() == found.keys() and ("lm_head.bias" in mine) is not frozen
+        for name, gradient in found.items():
+            torch.testing.assert_close(mine[name], gradient, rtol=1e-4, atol=1e-7, msg=name)
+
+
+def test_a_model_that_does_more_with_its_logits_keeps_its_own_loss():
+    gemma = Gemma2ForCausalLM(Gemma2Config(**SHAPE, final_logit_softcapping=2.0, use_cache=False))
+    cohere = CohereForCausalLM(CohereConfig(**SHAPE, logit_scale=0.25, use_cache=False))
+    assert not lean_loss(gemma) and not lean_loss(cohere)
+    assert "forward" not in gemma.__dict__
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}, {"activation_checkpointing": True}],
+)
+def test_accumulated_and_checkpointed_gradients_are_those_of_the_large_batch(settings, tmp_path):
+    """The last step has fewer blocks than the others, and blocks have different numbers of targets."""
+    one, other = (
+        trained(tmp_path / "a", max_steps=5, optim="sgd"),
+        trained(tmp_path / "b", max_steps=5, optim="sgd", **settings),
+    )
+    moved = (weights(one.model) - weights(small())).norm()
+    assert moved > 1e-2
+    assert (weights(one.model) - weights(other.model)).norm() < 1e-5 * moved
+    losses = [[float(e["loss"]) for e in t.state.log_history if "loss" in e] for t in (one, other)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_a_batch_that_does_not_fit_is_cut_with_the_same_result(accumulated, tmp_path, capsys):
+    settings = {"optim": "sgd", "max_steps": 4, "gradient_accumulation_steps": accumulated}
+    right, model, calls = trained(tmp_path / "a", **settings), small(), []
+
+    def scarce(module, given, output):
+        calls.append(len(output.last_hidden_state))
+        if len(output.last_hidden_state) > 1 and module.training and len(calls) > 2:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    model.transformer.register_forward_hook(scarce)
+    found = trained(tmp_path / "b", model, **settings)
+    assert found.pieces == 4 and "cut into 4 parts" in capsys.readouterr().out
+    moved = (weights(right.model) - weights(small())).norm()
+    assert (weights(right.model) - weights(found.model)).norm() < 1e-5 * moved
+
+
+def test_a_block_that_does_not_fit_is_said(tmp_path):
+    model = small()
+
+    def scarce(module, *_):
+        if module.training:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    model.transformer.register_forward_hook(scarce)
+    with pytest.raises(ModelError, match="Not even one block.*block_size.*lora_rank"):
+        trained(tmp_path, model)
+
+
+def test_the_evaluation_loss_is_that_of_score_blocks_and_the_best_model_is_kept(tmp_path):
+    trainer = trained(tmp_path, num_train_epochs=6, learning_rate=3e-2, load_best_model_at_end=True)
+    losses = [e["eval_loss"] for e in trainer.state.log_history if "eval_loss" in e]
+    assert len(losses) == 6
+    assert score_blocks(trainer.model, blocks_of(LENGTHS)).loss == pytest.approx(min(losses), rel=1e-6)
+
+
+def test_training_stops_early(tmp_path):
+    settings = {
+        "num_train_epochs": 40,
+        "learning_rate": 0.3,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "loss",
+    }
+    trainer = trained(tmp_path, callbacks=[EarlyStoppingCallback(1)], **settings)
+    losses = [e["eval_loss"] for e in trainer.state.log_history if "eval_loss" in e]
+    assert len(losses) < 40 and losses[-1] >= losses[-2]
+
+
+def test_a_gradient_that_is_not_a_number_stops_before_it_is_in_the_weights(tmp_path):
+    model, steps = small(), []
+
+    def poison(gradient):
+        steps.append(1)
+        return gradient * (math.nan if len(steps) == 9 else 1)
+
+    model.transformer.wpe.weight.register_hook(poison)
+    with pytest.raises(ModelError, match="norm of the gradients is nan at step 9.*learning_rate, which is 0.01"):
+        trained(tmp_path, model)
+    assert torch.isfinite(weights(model)).all()
+    assert newest_checkpoint(tmp_path / "checkpoints").name == "checkpoint-6"
+
+
+def test_sampling_on_the_way_changes_nothing(tmp_path, tokenizer, capsys):
+    model = load_model("embedded")
+    blocks = blocks_of(LENGTHS)
+    ends = []
+    for callbacks in ([], [Samples(tokenizer, "The sky")]):
+        settings = housekeeping(tmp_path / f"{len(ends)}", model, "float32") | {
+            "max_steps": 2,
+            "eval_strategy": "steps",
+            "eval_steps": 1,
+        }
+        arguments = TrainingArguments(**settings, save_strategy="no", learning_rate=1e-3)
+        net = copy.deepcopy(model)
+        BlockTrainer(
+            net, arguments, train_dataset=blocks, eval_dataset=blocks, data_collator=collate, callbacks=callbacks
+        ).train()
+        ends.append(weights(net))
+    assert torch.equal(*ends)
+    assert [line[:15] for line in capsys.readouterr().out.splitlines() if line.startswith("step")] == [
+        f"step {n}: The sky" for n in range(3)
+    ]
+
+
+PROGRAM = [sys.executable, "-m", "tests.small_training"]
+DROPOUT = {"num_train_epochs": 4, "per_device_train_batch_size": 4, "dropout": 0.1, "load_best_model_at_end": True}
+
+
+def start(folder, prefix=PROGRAM, **settings):
+    folder.mkdir(exist_ok=True)
+    return subprocess.Popen(
+        [*prefix, str(folder), json.dumps(settings)],
+        cwd=PROJECT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(folder, **settings):
+    process = start(folder, **settings)
+    _, said = process.communicate(timeout=200)
+    assert process.returncode == 0, said
+    return load_file(folder / "weights.safetensors"), json.loads((folder / "losses.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    return finish(tmp_path_factory.mktemp("whole") / "a", **DROPOUT)
+
+
+def same(found, right):
+    assert found[0].keys() == right[0].keys() and all(torch.equal(found[0][name], right[0][name]) for name in right[0])
+    assert found[1] == right[1]
+
+
+def at_step(process, folder, step):
+    while process.poll() is None and not (
+        (folder / "step").exists() and int((folder / "step").read_text() or 0) >= step
+    ):
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("moment", [*range(3), *(pytest.param(n, marks=pytest.mark.full) for n in range(3, 20))])
+def test_a_training_that_is_killed_ends_with_the_same_weights(moment, tmp_path, uninterrupted):
+    """A checkpoint after each step takes longer than the step, so that many of the kills come while one is written."""
+    rng = random.Random(moment)
+    process = start(tmp_path / "run", **DROPOUT, save_every=0, slow=0.02)
+    at_step(process, tmp_path / "run", rng.randrange(1, 44))
+    time.sleep(rng.random() * 0.1)
+    process.kill()
+    process.communicate()
+    same(finish(tmp_path / "run", **DROPOUT, save_every=0), uninterrupted)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_training_saves_first(number, tmp_path, uninterrupted):
+    process = start(tmp_path / "run", **DROPOUT, slow=0.05)
+    at_step(process, tmp_path / "run", 17)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1 and "interrupted: saved at step" in said
+    step = int(said.split("saved at step ")[1].split(";")[0])
+    assert step in (17, 18, 19, 20) and newest_checkpoint(tmp_path / "run" / "checkpoints").name == f"checkpoint-{step}"
+    same(finish(tmp_path / "run", **DROPOUT), uninterrupted)
+
+
+def test_a_checkpoint_that_is_not_whole_is_removed(tmp_path):
+    for step, whole in ((8, True), (9, False), (10, True), (11, False)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if whole:
+            (tmp_path / f"checkpoint-{step}" / COMPLETE).touch()
+    assert newest_checkpoint(tmp_path).name == "checkpoint-10"
+    assert {p.name for p in tmp_path.iterdir()} == {"checkpoint-8", "checkpoint-10"}
+    assert newest_checkpoint(tmp_path / "nowhere") is None
+
+
+def test_a_full_disk_is_said_and_the_last_checkpoint_stays(tmp_path, monkeypatch):
+    right = trained(tmp_path / "a")
+    save, times = Trainer._save_optimizer_and_scheduler, []
+
+    def full(self, folder):
+        times.append(1)
+        if len(times) == 2:
+            raise RuntimeError("write failed") from OSError(errno.ENOSPC, "No space left on device")
+        save(self, folder)
+
+    monkeypatch.setattr(Trainer, "_save_optimizer_and_scheduler", full)
+    with pytest.raises(RunError, match="The disk is full: make room, and the same command goes on from checkpoint-6"):
+        trained(tmp_path / "b")
+    found = trained(tmp_path / "b")
+    assert torch.equal(weights(found.model), weights(right.model))
+
+
+def test_two_processes_learn_what_one_does(tmp_path):
+    """DistributedDataParallel over gloo: the same global batch, the same losses."""
+    settings = {"num_train_epochs": 2, "per_device_train_batch_size": 4}
+    _, one = finish(tmp_path / "one", **settings)
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "tests.small_training",
+    ]
+    process = start(tmp_path / "two", launcher, **settings | {"per_device_train_batch_size": 2})
+    _, said = process.communicate(timeout=200)
+    assert process.returncode == 0, said
+    two = json.loads((tmp_path / "two" / "losses.json").read_text())
+    assert [e["step"] for e in one] == [e["step"] for e in two] and len(one) > 20
+    for a, b in zip(one, two, strict=True):
+        for name in a.keys() & {"train_loss", "test_loss"}:
+            assert a[name] == pytest.approx(b[name], rel=1e-4)
+
+
+@pytest.mark.parametrize("merge", [True, False])
+def test_adapters_are_trained_saved_and_loaded(merge, tmp_path, tokenizer):
+    base = load_model("embedded")
+    before, count = weights(base), base.num_parameters()
+    net = add_lora(load_model("embedded"), 4)
+    assert 0 < net.num_parameters(only_trainable=True) < 0.05 * count
+    trainer = trained(tmp_path, net)
+    trainer.processing_class = tokenizer
+    loss = score_blocks(net, blocks_of(LENGTHS)).loss
+    save_model(trainer, tmp_path / "model", "embedded", merge)
+    assert (tmp_path / "model" / "adapter_config.json").exists() is not merge
+    assert str(PROJECT) not in "".join(p.read_text() for p in (tmp_path / "model").glob("*.json"))
+    found = load_model(tmp_path / "model")
+    assert score_blocks(found, blocks_of(LENGTHS)).loss == pytest.approx(loss, rel=1e-4)
+    assert loss < score_blocks(base, blocks_of(LENGTHS)).loss - 0.1
+    assert torch.equal(weights(base), before)
+
+
+def test_a_rank_beyond_the_layer_is_refused():
+    with pytest.raises(ParameterError, match="lora_rank is 33: the narrowest layer is 32 wide, choose 1 to 32"):
+        add_lora(small(), 33)
+
+
+def test_documents_must_be_separable():
+    """OPT takes position_ids and lets all documents see each other nevertheless; Bloom does not take them."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "n_layer": 1, "n_head": 2}
+    opt = OPTForCausalLM(OPTConfig(vocab_size=64, ffn_dim=32, word_embed_proj_dim=32, **sizes))
+    bloom = BloomForCausalLM(BloomConfig(vocab_size=64, **sizes))
+    packed, alone = blocks_of([3, 3, 3], strategy="concat"), blocks_of([3, 3, 3])
+    for model in (small(), llama(True)):
+        check_separable(model, packed)
+    for model in (opt, bloom):
+        for weight in model.parameters():
+            weight.data *= 10  # random weights hardly attend to anything
+        check_separable(model, alone)
+        with pytest.raises(
+            ModelError, match="lets the documents in a block see each other.*chunk.strategy to 'document'"
+        ):
+            check_separable(model, packed)
+
+
+def test_what_cannot_be_had_is_refused(tmp_path, monkeypatch):
+    with pytest.raises(ParameterError, match="report_to is 'trackio'.*pip install trackio"):
+        housekeeping(tmp_path, small(), "float32", "trackio")
+    with pytest.raises(ParameterError, match="fsdp is True: it needs several GPUs"):
+        housekeeping(tmp_path, small(), "float32", fsdp=True)
+
+
+def test_tensorboard_gets_the_losses(tmp_path, monkeypatch):
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "")
+    folder = tmp_path / "unfinished" / "checkpoints"
+    trained(
+        tmp_path / "unfinished",
+        max_steps=2,
+        **{k: v for k, v in housekeeping(folder, small(), "float32", "tensorboard").items()},
+    )
+    assert list((tmp_path / "unfinished" / "tensorboard").glob("events*"))
+
+
+def test_the_share_of_the_peak(monkeypatch):
+    """By the sizes of the model, counted by hand."""
+    monkeypatch.setattr(helpers.training, "_seconds", lambda dtype, size, device: 2 * size**3 / 1e9)  # a peak of 1e9
+    linear = 2 * (32 * 96 + 32 * 32 + 2 * 32 * 128) + 64 * 32
+    assert peak_share(small(), 100.0, 16, "float32") == pytest.approx(100 * (6 * linear + 12 * 2 * 32 * 16) / 1e9)
