@@ -16,6 +16,7 @@ from helpers.errors import ModelError, RunError
 from helpers.loss import lean_loss
 from helpers.perplexity import score_blocks
 from helpers.run import flush
+from helpers.scoring import keep_memory
 from helpers.watch import Watch
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class BlockTrainer(Trainer):
         last = newest_checkpoint(folder, tidy=first)
         net = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
         lean_loss(net)
+        keep_memory()
         try:
             with self._signals():
                 done = super().train(*args, resume_from_checkpoint=last and str(last), **kwargs)

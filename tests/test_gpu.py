@@ -5,7 +5,10 @@ import json
 import pytest
 import torch
 
-from helpers import load_model, score_documents
+import helpers.loss
+from helpers import collate, load_model, score_documents
+from helpers.loss import lean_loss
+from tests.small_training import blocks_of, small
 from tests.test_whole import SMALL, command
 
 pytestmark = pytest.mark.gpu
@@ -28,3 +31,23 @@ def test_the_whole_run_uses_the_gpu(tmp_path):
     assert metrics["device"] == "cuda"
     assert metrics["dtype"] == ("bfloat16" if torch.cuda.is_bf16_supported() else "float32")
     assert metrics["perplexity_finetuned"] < metrics["perplexity_base"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_lean_loss_on_a_gpu_is_that_of_the_model(dtype, monkeypatch):
+    """In float32 to 1e-3 (TF32), in bfloat16 to its rounding."""
+    monkeypatch.setattr(helpers.loss, "SMALL", 0)
+    model, batch = small().cuda(), {k: v.cuda() for k, v in collate(list(blocks_of([15, 3, 9]))).items()}
+
+    def gradients():
+        model.zero_grad()
+        with torch.autocast("cuda", dtype, enabled=dtype == torch.bfloat16):
+            loss = model(**batch).loss
+        loss.backward()
+        return loss.item(), torch.cat([p.grad.flatten() for p in model.parameters()])
+
+    loss, right = gradients()
+    assert lean_loss(model)
+    ours, found = gradients()
+    assert ours == pytest.approx(loss, rel=1e-3 if dtype == torch.float32 else 1e-2)
+    assert (found - right).norm() < (1e-3 if dtype == torch.float32 else 3e-2) * right.norm()
