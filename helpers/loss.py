@@ -71,9 +71,7 @@ def _add_gradients(hidden, targets, of_hidden, weight, bias, of_weight, of_bias,
         total = torch.logaddexp(total, logits.sub_(most[:, None]).exp_().sum(1).log_() + most)
     for tile in tiles:
         logits, inside, place = logits_of(tile)
-        logits.sub_(total[:, None]).exp_()[inside, place] -= (
-            1  # the gradient of the logits: probability, less 1 at the target
-        )
+        logits.sub_(total[:, None]).exp_()[inside, place] -= 1  # their gradient: probability, less 1 at the target
         gradient = logits.to(hidden.dtype)
         of_hidden += gradient @ weight[tile]
         if of_weight is not None:

@@ -139,12 +139,11 @@ def housekeeping(
 
     if fsdp and (model.device.type != "cuda" or os.environ.get("WORLD_SIZE", "1") == "1"):
         raise ParameterError("fsdp", fsdp, "it needs several GPUs, and `python -m helpers train --nproc N` to use them")
-
     if report_to != "none" and importlib.util.find_spec(report_to) is None:
         raise ParameterError("report_to", report_to, f"that package is not here, `pip install {report_to}` brings it")
     os.environ |= {
-        "TENSORBOARD_LOGGING_DIR": str(checkpoints.parent / "tensorboard"),
-        "TRACKIO_DIR": str(checkpoints.parent),
+        "TENSORBOARD_LOGGING_DIR": str(checkpoints / "tensorboard"),
+        "TRACKIO_DIR": str(checkpoints / "trackio"),
     }
     cuda = model.device.type == "cuda"
     return {
@@ -182,7 +181,7 @@ def save_model(trainer: "Trainer", folder: Path, base: str, merge: bool = True) 
         folder, state_dict=state, **({} if merge or not adapted else {"save_embedding_layers": False})
     )
     trainer.processing_class.save_pretrained(folder)
-    logs = Path(trainer.args.output_dir).parent / "tensorboard"
+    logs = Path(trainer.args.output_dir) / "tensorboard"
     if logs.exists():
         shutil.copytree(logs, folder.parent / "tensorboard", dirs_exist_ok=True)
 
