@@ -1,4 +1,4 @@
-"""The command line: `python -m helpers run`, `python -m helpers train`."""
+"""The command line: `python -m helpers run`, `prefetch`, `train`."""
 
 import os
 import sys
@@ -30,6 +30,17 @@ def run(
 ) -> None:
     """Run the six notebooks; a step that is done already, with the same parameters, inputs and code, is left out."""
     batch.run(profile, run_dir, setting or [], start, force, Console(highlight=False, soft_wrap=True))
+
+
+@app.command()
+def prefetch(
+    profile: Annotated[str, typer.Option(help="A file of notebooks/profiles, without its ending.")] = "tiny",
+    setting: Annotated[
+        list[str] | None, typer.Option("-p", help="STEP.NAME=VALUE, or NAME=VALUE for every step that has it.")
+    ] = None,
+) -> None:
+    """Fetch the data set and the model that a run needs, once; after it, the run works without a network."""
+    batch.prefetch(profile, setting or [], Console(highlight=False, soft_wrap=True))
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import tempfile
 import threading
 import time
@@ -15,11 +16,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from helpers.errors import ParameterError, RunError, UserError, nearest
-from helpers.hub import needs_hub
 from helpers.notebooks import defaults, execute, path_of
 from helpers.parameters import RULES, STEPS, check_parameters, folder_of, parse_value
 from helpers.progress import FILE
-from helpers.run import PROJECT, Run
+from helpers.run import Run
+from helpers.sources import EMBEDDED, PROJECT, needs_fetching, obtain
 
 PROFILES = PROJECT / "notebooks" / "profiles"
 
@@ -88,8 +89,7 @@ def run(
     if start is not None:
         folder_of(start)
     folder = Run(run_dir or f"runs/{profile}")
-    if not needs_hub(parameters):
-        os.environ["HF_HUB_OFFLINE"] = "1"
+    fetched = False
     first = STEPS.index(start) if start else 0
     for number, step in enumerate(STEPS):
         if number < first:
@@ -98,9 +98,41 @@ def run(
         elif not force and start is None and folder.is_done(step, parameters[step]):
             console.print(f"[green]✓[/] {folder_of(step)}  done already, in {folder.record(step)['seconds']:.1f} s")
         else:
+            fetched = fetched or _fetch(parameters, prefetch_command(profile, settings))
             _do(folder, step, parameters[step], console)
     summary(folder, console)
     return folder.folder
+
+
+def prefetch_command(profile: str, settings: Sequence[str] = ()) -> str:
+    """The command that fetches what a run needs."""
+    return shlex.join(["python", "-m", "helpers", "prefetch", "--profile", profile, *(f"-p={s}" for s in settings)])
+
+
+def prefetch(profile: str, settings: Sequence[str], console: Console) -> None:
+    """Fetch the data set and models of a run, and see that they can be read; after it, the run needs no network."""
+    from helpers.data import load_examples
+    from helpers.models import load_config, load_tokenizer
+
+    parameters = plan(profile, settings)
+    _fetch(parameters, prefetch_command(profile, settings))
+    load = parameters["load"]
+    examples = load_examples(load["dataset"], load["split"], load["configuration"])
+    for name in sorted({parameters[step]["model"] for step in ("preprocess", "train")}):
+        load_config(name)
+        load_tokenizer(name)
+    console.print(f"All that profile {profile} needs is here ({len(examples):,} examples): it runs without a network.")
+
+
+def _fetch(parameters: dict[str, dict[str, object]], command: str) -> bool:
+    """Fetch what is not on this machine; what follows asks no server any more, but for publishing."""
+    wanted = {(kind, str(step[kind])) for step in parameters.values() for kind in EMBEDDED if kind in step}
+    for kind, name in sorted(wanted):
+        if needs_fetching(kind, name):
+            obtain(kind, name, command)
+    if not parameters["evaluate"].get("push_to_hub"):
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    return True
 
 
 def _do(folder: Run, step: str, parameters: dict[str, object], console: Console) -> None:

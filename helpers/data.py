@@ -1,4 +1,4 @@
-"""Where examples come from, which column holds their text, and a split that does not leak."""
+"""Where examples come from, and a split that does not leak."""
 
 import json
 import re
@@ -9,55 +9,38 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from helpers.errors import DataError, ParameterError, nearest
-from helpers.run import fingerprint, source_of
+from helpers import hub
+from helpers.columns import texts
+from helpers.errors import DataError, ParameterError, UserError
+from helpers.sources import READERS, fingerprint, obtain, source_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from datasets import Dataset, DatasetDict
 
-READERS = {
-    "json": "json",
-    "jsonl": "json",
-    "csv": "csv",
-    "tsv": "csv",
-    "parquet": "parquet",
-    "txt": "text",
-    "text": "text",
-}
 SHINGLE = 8  # words; two records are near-duplicates if half of the shorter one's 8-word runs are in the other
 
 
-def load_examples(dataset: str, split: str) -> "Dataset":
+def load_examples(dataset: str, split: str, configuration: str = "") -> "Dataset":
     """The examples of a data set: `embedded`, a file (JSON, JSON Lines, CSV, TSV, Parquet, text; gzip too), or a name on the Hub.
 
-    `split` is an expression such as `train[:5000]`; a file has the one split `train`. Where it asks for more examples
-    than there are, all of them are taken, and that is said. Raises DataError where nothing can be read.
+    A name on the Hub is `user/name` or `user/name@revision`, with a `configuration` where it has several; or
+    `hf://datasets/user/name@revision/file` for single files of it. `split` is an expression such as `train[:5000]`; files have the one
+    split `train`. Where it asks for more examples than there are, all of them are taken, and that is said. Raises DataError where
+    nothing can be read.
     """
     import datasets
 
-    path = source_of("dataset", dataset)
-    if path is None and _looks_like_a_file(dataset):
-        raise DataError(f"dataset is {dataset!r}: there is no such file; relative paths start at the project's folder.")
-    if path is not None:
-        reader = {"path": _reader(path), "data_files": str(path)} | (
-            {"delimiter": "\t"} if ".tsv" in path.suffixes else {}
-        )
-        try:
-            datasets.load_dataset(**reader, split="train")
-        except Exception as error:  # the readers of five formats have no error in common
-            cause = _first_line(error.__cause__ or error)
-            raise DataError(
-                f"dataset is {dataset!r}: nothing in it could be read as {reader['path']} ({cause})."
-            ) from None
-    else:
-        reader = {"path": dataset}
+    path = obtain("dataset", dataset)
+    if copy := source_of("dataset", dataset) is None and hub.cached("dataset", dataset):
+        print(f"{copy.name} at commit {copy.commit}")
+    reader = _reader(dataset, path, copy.files if copy else [], configuration)
+    try:
+        datasets.load_dataset(**reader, split="train" if "data_files" in reader else None)
+    except Exception as error:  # the readers of five formats have no error in common
+        raise _unreadable(dataset, reader, path, error) from None
     try:
         found = datasets.load_dataset(**reader, split=split)
-    except (ConnectionError, FileNotFoundError) as error:
-        raise DataError(
-            f"dataset is {dataset!r}: it is no file here, and the Hub gave none ({_first_line(error)})."
-        ) from None
     except (ValueError, AssertionError, KeyError, TypeError, RuntimeError) as error:
         raise ParameterError(
             "split", split, f"{dataset!r} has no such split ({_first_line(error)}), try 'train[:1000]'"
@@ -69,63 +52,42 @@ def load_examples(dataset: str, split: str) -> "Dataset":
     return found
 
 
-def _looks_like_a_file(name: str) -> bool:
-    return bool({s.lstrip(".") for s in Path(name).suffixes} & set(READERS)) or name.startswith((".", "/", "~"))
-
-
-def _reader(path: Path) -> str:
-    suffix = path.name.removesuffix(".gz").rsplit(".", 1)[-1]
-    if path.is_dir() or suffix not in READERS:
+def _reader(dataset: str, path: Path, files: list[str], configuration: str) -> dict[str, object]:
+    """What `load_dataset` is called with: for files the reader that their ending asks for, for a repository its folder."""
+    if path.is_dir() and not files and source_of("dataset", dataset) is None:
+        return {"path": str(path)} | ({"name": configuration} if configuration else {})
+    if configuration:
+        raise ParameterError("configuration", configuration, "a file has none, leave it empty")
+    names = {Path(file or path).name for file in files or [""]}
+    endings = {name.removesuffix(".gz").rsplit(".", 1)[-1] for name in names}
+    if (path.is_dir() and not files) or len(endings) != 1 or not endings <= set(READERS):
         raise DataError(
-            f"dataset is {path.name!r}: a file must end in .{', .'.join(READERS)}, or one of these and .gz."
+            f"dataset is {min(names)!r}: a file must end in .{', .'.join(READERS)}, or one of these and .gz."
         )
-    return READERS[suffix]
+    reader = {"path": READERS[min(endings)], "data_files": files or str(path)}
+    return reader | ({"delimiter": "\t"} if "tsv" in endings else {})
+
+
+def _unreadable(dataset: str, reader: dict[str, object], path: Path, error: Exception) -> UserError:
+    how = f" as {reader['path']}" if "data_files" in reader else ""
+    if "data files found" in str(error) and any(path.glob("*.py")):
+        return DataError(
+            f"dataset is {dataset!r}: it is a Python script, which the library does not run any more; "
+            f"look for a copy in plain files, or try '{dataset.partition('@')[0]}@refs/convert/parquet'."
+        )
+    if "BuilderConfig" in str(error) or "onfig name is missing" in str(error):
+        return ParameterError(
+            "configuration",
+            reader.get("name", ""),
+            f"{dataset!r} has others ({' '.join(str(error).split()).rstrip('.')})",
+        )
+    return DataError(
+        f"dataset is {dataset!r}: nothing in it could be read{how} ({_first_line(error.__cause__ or error)})."
+    )
 
 
 def _first_line(error: BaseException) -> str:
     return str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
-
-
-def texts(examples: "Dataset", text_column: str) -> list[str]:
-    """The text of each example: a string as it is, a list of strings joined by spaces, '' where there is none.
-
-    A nested column is named with dots, as `Dataset.flatten` names it (`answers.text`). Raises ParameterError for a column that
-    is not there, or that holds something other than text.
-    """
-    return joined(text_of(examples, text_column)[text_column][:], text_column)
-
-
-def text_of(examples: "Dataset", text_column: str) -> "Dataset":
-    """The examples with nothing but the column `text_column`, no longer nested; ParameterError where it is not there.
-
-    `Dataset.flatten` would do, but for data sets that `concatenate_datasets` has made it loses what was nested (datasets 5.2).
-    """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    from datasets import Dataset
-    from datasets.fingerprint import Hasher
-
-    known = examples.flatten().column_names
-    if text_column not in known:
-        hint, listed = nearest(text_column, known), f"the columns are {', '.join(known)}"
-        raise ParameterError("text_column", text_column, f"{hint}, {listed}" if "nearest" in hint else listed)
-    outer = next(c for c in examples.column_names if f"{text_column}.".startswith(f"{c}."))
-    column = examples.select_columns(outer).with_format("arrow")[:][outer]
-    for inner in text_column.removeprefix(outer).split(".")[1:]:
-        column = pc.struct_field(column, inner)
-    return Dataset(pa.table({text_column: column}), fingerprint=Hasher.hash((examples._fingerprint, text_column)))
-
-
-def joined(values: list[str | list[str] | None], text_column: str) -> list[str]:
-    """Values of a column as one text each; ParameterError where it holds something else."""
-    for value in values:
-        for part in value if isinstance(value, list) else [value]:
-            if not (part is None or isinstance(part, str)):
-                kind = type(part).__name__
-                raise ParameterError(
-                    "text_column", text_column, f"it holds {kind}, choose a column of texts or of lists of texts"
-                )
-    return [" ".join(part for part in value if part) if isinstance(value, list) else value or "" for value in values]
 
 
 def drop_empty(examples: "Dataset", text_column: str) -> "Dataset":

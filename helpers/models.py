@@ -5,15 +5,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from helpers.errors import ModelError
-from helpers.run import source_of
+from helpers.sources import obtain
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def _where(name: str) -> str:
-    path = source_of("model", name)
-    return str(path or name)
+    return str(obtain("model", name))
 
 
 def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":

@@ -15,7 +15,8 @@ import nbformat
 
 from helpers.errors import UserError
 from helpers.parameters import STEPS, folder_of
-from helpers.run import PROJECT
+from helpers.redaction import redacted
+from helpers.sources import PROJECT
 
 MACHINE = re.compile(
     re.escape(str(PROJECT))
@@ -40,16 +41,19 @@ def defaults(path: Path) -> dict[str, object]:
 def execute(step: str, output: Path, parameters: dict[str, object]) -> None:
     """Run a step's notebook through papermill, the executed notebook written to `output`.
 
-    Raises UserError with one sentence if the notebook fails, for whatever reason.
+    What is written has no token in it, and is whole or not there. Raises UserError with one sentence if the notebook fails, for
+    whatever reason.
     """
     os.environ |= {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     import papermill
     from nbclient.exceptions import DeadKernelError
+    from papermill.iorw import papermill_io
 
+    papermill_io.register(_Redacting.SCHEME, _Redacting)
     try:
         papermill.execute_notebook(
-            path_of(step),
-            output,
+            str(path_of(step)),
+            _Redacting.SCHEME + str(output),
             parameters,
             kernel_name="python3",
             progress_bar=False,
@@ -62,6 +66,23 @@ def execute(step: str, output: Path, parameters: dict[str, object]) -> None:
         ) from None
     except DeadKernelError:
         raise UserError(f"{step} failed: its kernel died, most likely for want of memory (see {output}).") from None
+
+
+class _Redacting:
+    """How papermill writes: without tokens, and with the old file in its place until the new one is whole."""
+
+    SCHEME = "redacted:"
+
+    @classmethod
+    def write(cls, notebook: str, path: str) -> None:
+        path = Path(path.removeprefix(cls.SCHEME))
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.write_text(redacted(notebook), encoding="utf-8")
+        os.replace(temporary, path)
+
+    @staticmethod
+    def pretty_path(path: str) -> str:
+        return path.removeprefix(_Redacting.SCHEME)
 
 
 def _subclasses(cls: type) -> set[type]:

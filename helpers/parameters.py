@@ -6,7 +6,8 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from helpers.errors import ParameterError, RunError, nearest
+from helpers.errors import ParameterError, RunError, UserError, nearest
+from helpers.redaction import is_secret_name, redacted
 
 
 @dataclass(frozen=True)
@@ -18,14 +19,18 @@ class Rule:
     high: float = math.inf
     open: bool = False
     choices: tuple[str, ...] = ()
+    empty: bool = False  # whether a text may be empty, which then stands for none
 
     def needed(self) -> str:
         """What would do, in words."""
         if self.choices:
             return "it must be one of " + ", ".join(repr(c) for c in self.choices)
-        noun = {int: "a whole number", float: "a number", str: "a text that is not empty", bool: "true or false"}[
-            self.kind
-        ]
+        noun = {
+            int: "a whole number",
+            float: "a number",
+            str: "a text" if self.empty else "a text that is not empty",
+            bool: "true or false",
+        }[self.kind]
         if self.high < math.inf:
             return f"it must be {noun} between {self.low:,} and {self.high:,}" + (
                 ", both excluded" if self.open else ""
@@ -43,7 +48,7 @@ class Rule:
             inside = self.low < value < self.high if self.open else self.low <= value <= self.high
             fits = inside and abs(value) < math.inf
         if fits and self.kind is str:
-            fits = value in self.choices if self.choices else bool(value.strip())
+            fits = value in self.choices if self.choices else self.empty or bool(value.strip())
         if not fits:
             raise ParameterError(name, value, self.needed())
         return value
@@ -54,9 +59,11 @@ def _text(*choices: str) -> Rule:
 
 
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt")
+OPTIONAL = Rule(str, empty=True)
 RULES: dict[str, dict[str, Rule]] = {
     "load": {
         "dataset": _text(),
+        "configuration": OPTIONAL,
         "split": _text(),
         "test_size": Rule(float, 0, 1, open=True),
         "text_column": _text(),
@@ -77,9 +84,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "num_train_epochs": Rule(float, 0, open=True),
         "per_device_train_batch_size": Rule(int, 1),
         "gradient_accumulation_steps": Rule(int, 1),
-        "lr_scheduler_type": _text(
-            "linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"
-        ),
+        "lr_scheduler_type": _text(*SCHEDULES),
         "warmup_steps": Rule(float, 0, 1),
         "early_stopping_patience": Rule(int, 0),
         "lora_rank": Rule(int, 0),
@@ -92,7 +97,13 @@ RULES: dict[str, dict[str, Rule]] = {
         "compute_dtype": _text("auto", "float32", "bfloat16"),
         "seed": Rule(int, 0, 2**32 - 1),
     },
-    "evaluate": {"compute_dtype": _text("auto", "float32", "bfloat16"), "stride": Rule(int, 1)},
+    "evaluate": {
+        "compute_dtype": _text("auto", "float32", "bfloat16"),
+        "stride": Rule(int, 1),
+        "push_to_hub": Rule(bool),
+        "hub_model_id": OPTIONAL,
+        "hub_private_repo": Rule(bool),
+    },
     "infer": {
         "prompt": _text(),
         "max_new_tokens": Rule(int, 1),
@@ -118,7 +129,13 @@ def check_parameters(step: str, parameters: Mapping[str, object]) -> dict[str, o
     rules = RULES[step]
     for name, value in parameters.items():
         if name not in rules:
+            if is_secret_name(name):
+                raise UserError(
+                    f"{step}.{name} is refused: a run takes no secrets, set the variable HF_TOKEN or use `hf auth login`."
+                )
             raise ParameterError(f"{step}.{name}", value, f"there is no such parameter, {nearest(name, rules)}")
+        if isinstance(value, str) and redacted(value) != value:
+            raise UserError(f"{step}.{name} holds a token of the Hub: set the variable HF_TOKEN in its place.")
     return {name: rules[name].check(name, value) for name, value in parameters.items()}
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from helpers.display import draw_bars, draw_losses, html_picture
 from helpers.parameters import STEPS, folder_of
+from helpers.redaction import redacted
 from helpers.run import Run
 
 STYLE = """
@@ -82,5 +83,5 @@ def write_report(run: Run, name: str) -> Path:
     ]
     path = run.folder / "report.html"
     page = f"<!doctype html><html lang=en><meta charset=utf-8><title>Run {html.escape(name)}</title><style>{STYLE}</style><body>"
-    path.write_text(page + "\n".join(parts) + "</body></html>\n", encoding="utf-8")
+    path.write_text(redacted(page + "\n".join(parts) + "</body></html>\n"), encoding="utf-8")
     return path

@@ -21,11 +21,10 @@ from pathlib import Path
 
 from helpers.errors import ParameterError, RunError
 from helpers.parameters import STEPS, check_parameters, folder_of
+from helpers.redaction import holds_token
+from helpers.sources import PROJECT, fingerprint, resolve, sources
 
 FORMAT = 1  # of a step's record; a run folder with a greater one comes from newer code
-PROJECT = Path(__file__).parent.parent
-ASSETS = Path(__file__).parent / "assets"
-EMBEDDED = {"dataset": ASSETS / "eli5_simple" / "records.jsonl", "model": ASSETS / "base_model"}
 NEEDS = {
     "load": (),
     "preprocess": ("load",),
@@ -35,30 +34,6 @@ NEEDS = {
     "infer": ("train",),
 }
 LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "tokenizers", "numpy")
-
-
-def resolve(path: str | Path) -> Path:
-    """A path as given by a person: relative ones start at the project's folder, wherever a notebook is run from."""
-    here = Path.cwd()
-    return (here.parent if here.name == "notebooks" and here.parent == PROJECT else here) / Path(path).expanduser()
-
-
-def source_of(kind: str, name: str) -> Path | None:
-    """Where a `dataset` or `model` lies on this machine, or None for a name on the Hub."""
-    path = EMBEDDED[kind] if name == "embedded" else resolve(name)
-    return path if path.exists() else None
-
-
-def fingerprint(path: Path) -> str:
-    """A hash of a file, or of the names and contents of a folder's files; records and executed notebooks left out."""
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    digest = hashlib.blake2b(digest_size=16)
-    for file in files:
-        if file.name != "step.json" and file.suffix not in {".ipynb", ".md", ".py", ".pyc"}:
-            digest.update(str(file.relative_to(path)).encode() + b"\0")
-            with file.open("rb") as f:
-                digest.update(hashlib.file_digest(f, lambda: hashlib.blake2b(digest_size=16)).digest())
-    return digest.hexdigest()
 
 
 def code_fingerprint(step: str) -> str:
@@ -71,12 +46,6 @@ def code_fingerprint(step: str) -> str:
         cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
         digest.update(json.dumps([c["source"] for c in cells if c["cell_type"] == "code"]).encode())
     return digest.hexdigest()
-
-
-def sources(parameters: dict) -> dict[str, str]:
-    """The fingerprints of the files and folders that a step's parameters name."""
-    paths = {kind: source_of(kind, parameters[kind]) for kind in EMBEDDED if kind in parameters}
-    return {kind: fingerprint(path) for kind, path in paths.items() if path is not None}
 
 
 class Run:
@@ -161,7 +130,7 @@ class Run:
         return (
             record is not None
             and record["parameters"] == parameters
-            and record["sources"] == sources(parameters)
+            and all(record["sources"].get(kind) == made_of for kind, made_of in sources(parameters).items())
             and record["code"] == code_fingerprint(step)
             and self.problem(step) is None
         )
@@ -169,6 +138,10 @@ class Run:
     def publish(self, step: str) -> None:
         """Put a step's complete partial folder in the place of the old one."""
         for path in [*self.partial(step).rglob("*"), self.partial(step)]:
+            if path.is_file() and holds_token(path):
+                raise RunError(
+                    f"{path.relative_to(self.partial(step))} of step {step!r} holds what looks like a token of the Hub: nothing was kept of it; take it out of the data."
+                )
             flush(path)
         if self.path(step).exists():
             os.rename(self.path(step), self._old(step))

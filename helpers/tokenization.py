@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from helpers.data import joined, text_of
+from helpers.columns import rendered, text_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,7 +39,7 @@ def tokenize(examples: "Dataset", text_column: str, tokenizer: "PreTrainedTokeni
     def encode(batch: dict[str, list]) -> "pa.Table":
         import pyarrow as pa
 
-        encodings = backend.encode_batch_fast(joined(batch[text_column], text_column), add_special_tokens=False)
+        encodings = backend.encode_batch_fast(rendered(batch, text_column, tokenizer), add_special_tokens=False)
         offsets = np.cumsum([0] + [len(e) for e in encodings])
         values = np.fromiter(chain.from_iterable(e.ids for e in encodings), np.int32, count=int(offsets[-1]))
         return pa.table({"input_ids": pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values))})
@@ -48,14 +48,14 @@ def tokenize(examples: "Dataset", text_column: str, tokenizer: "PreTrainedTokeni
     source = text_of(examples, text_column)
     if not len(source):  # map would not even call its function
         return datasets.Dataset.from_dict({"input_ids": []}, features)
-    key = Hasher.hash((source._fingerprint, text_column, backend.to_str()))
+    key = Hasher.hash((source._fingerprint, text_column, backend.to_str(), tokenizer.chat_template))
     path = Path(datasets.config.HF_DATASETS_CACHE) / "tokenized" / f"{key}.arrow"
     path.parent.mkdir(parents=True, exist_ok=True)
     return source.map(
         encode,
         batched=True,
         batch_size=10_000,  # at the end of a batch, cores wait for each other
-        remove_columns=text_column,
+        remove_columns=source.column_names,
         features=features,
         cache_file_name=str(path),
         new_fingerprint=key,

@@ -17,7 +17,8 @@ from helpers.batch import plan
 from helpers.errors import UserError
 from helpers.notebooks import defaults, path_of
 from helpers.parameters import RULES, STEPS
-from helpers.run import PROJECT, Run, begin
+from helpers.run import Run, begin
+from helpers.sources import PROJECT
 
 PROFILES = sorted(path.stem for path in (PROJECT / "notebooks" / "profiles").glob("*.yaml"))
 
@@ -254,18 +255,24 @@ def test_a_mistake_ends_with_one_sentence_and_status_1(started, arguments, parts
 
 def test_a_failing_notebook_stays_in_the_run_folder_and_says_why(started):
     before = snapshot(started)
-    arguments = ["--run-dir", "run", "-p", "load.dataset=missing.jsonl"]
+    arguments = ["--run-dir", "run", "-p", "load.split=missing"]
     result = command("-m", "helpers", "run", *arguments, cwd=started.parent)
     assert result.returncode == 1 and "Traceback" not in result.stderr
-    assert "dataset is 'missing.jsonl'" in result.stderr and "no such file" in result.stderr
+    assert "split is 'missing'" in result.stderr and "no such split" in result.stderr
     assert result.stderr.count("\n") == 1, result.stderr
     failed = started / "01_load.failed.ipynb"
     outputs = [o for c in nbformat.read(failed, as_version=4).cells for o in c.get("outputs", [])]
-    assert [o.ename for o in outputs if o.output_type == "error"] == ["DataError"]
+    assert [o.ename for o in outputs if o.output_type == "error"] == ["ParameterError"]
     after = snapshot(started)
     after.pop(failed)
     assert {p: v for p, v in after.items() if ".partial" not in str(p)} == before
     assert [p.name for p in started.parent.iterdir()] == ["run"]
+
+
+def test_a_file_that_is_missing_is_said_before_any_notebook_starts(tmp_path):
+    result = command("-m", "helpers", "run", "--run-dir", "run", "-p", "load.dataset=missing.jsonl", cwd=tmp_path)
+    assert result.returncode == 1 and "dataset is 'missing.jsonl': there is no such file" in result.stderr
+    assert list((tmp_path / "run").iterdir()) == []
 
 
 def test_the_command_line_and_the_package_import_no_torch(tmp_path):

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from helpers.run import PROJECT, Run
+from helpers.run import Run
+from helpers.sources import PROJECT
 
 
 def train(folder, *options, module="helpers"):

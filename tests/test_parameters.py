@@ -22,9 +22,11 @@ SIZE = (int, (0, -1), (1, 4), ("whole number", "1"))
 DTYPE = (str, ("", "float16"), ("auto", "float32", "bfloat16"), ("'auto'", "'float32'", "'bfloat16'"))
 MODEL = TEXT
 # kind, values to refuse, values to accept, what the message must hold
+OPTIONAL = (str, (), ("", "a b"), ("a text",))
 EXPECTED = {
     "load": {
         "dataset": TEXT,
+        "configuration": OPTIONAL,
         "split": TEXT,
         "text_column": TEXT,
         "test_size": (float, (0, 1, 0.0, 1.0, -0.1, 1.5, 2), (1e-9, 0.2, 0.999), ("between 0 and 1", "excluded")),
@@ -55,7 +57,13 @@ EXPECTED = {
         "compute_dtype": DTYPE,
         "seed": SEED,
     },
-    "evaluate": {"compute_dtype": DTYPE, "stride": SIZE},
+    "evaluate": {
+        "compute_dtype": DTYPE,
+        "stride": SIZE,
+        "push_to_hub": SWITCH,
+        "hub_model_id": OPTIONAL,
+        "hub_private_repo": SWITCH,
+    },
     "infer": {
         "prompt": TEXT,
         "max_new_tokens": SIZE,

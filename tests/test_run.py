@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 
 from helpers import run as module
 from helpers.errors import ParameterError, RunError
-from helpers.run import Run, begin, fingerprint
+from helpers.run import Run, begin
+from helpers.sources import fingerprint
 
 SYSTEM_CALLS = ("rename", "replace", "fsync", "unlink", "rmdir", "mkdir")
 
@@ -231,7 +232,7 @@ def test_the_command_works_where_the_folder_has_a_space(tmp_path):
 
 
 def test_the_folder_as_shown_in_the_notebooks_folder_leads_back_to_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "PROJECT", tmp_path)
+    monkeypatch.setattr("helpers.sources.PROJECT", tmp_path)
     (tmp_path / "notebooks").mkdir()
     monkeypatch.chdir(tmp_path / "notebooks")
     run = Run("runs/a")

@@ -45,7 +45,7 @@ from helpers import (
 )
 from helpers.errors import ModelError, ParameterError, RunError
 from helpers.loss import lean_loss
-from helpers.run import PROJECT
+from helpers.sources import PROJECT
 from helpers.trainer import COMPLETE, newest_checkpoint
 from tests.small_training import blocks_of, small
 

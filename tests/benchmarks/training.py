@@ -28,8 +28,8 @@ from transformers import (
 
 from helpers import BlockTrainer, choose_dtype, collate, housekeeping, load_tokenizer, peak_share
 from helpers.models import quicken
-from helpers.run import EMBEDDED
 from helpers.scoring import keep_memory
+from helpers.sources import EMBEDDED
 from tests.benchmarks.results import record, table, watched
 
 WARM = 3  # steps before the clock starts

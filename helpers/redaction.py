@@ -1,0 +1,35 @@
+"""Keeping secrets out of what is written: the token of the Hub that is in force, and whatever looks like one."""
+
+import mmap
+import os
+import re
+from pathlib import Path
+
+_LOOKS_LIKE_A_TOKEN = r"\bhf_[A-Za-z0-9]{30,}"
+_SECRET_NAME = re.compile(r"token|secret|passw|api_?key|credential", re.IGNORECASE)
+HIDDEN = "hf_…"
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a parameter of this name, which no step has, would hold a secret."""
+    return bool(_SECRET_NAME.search(name))
+
+
+def _secrets() -> re.Pattern[str]:
+    from huggingface_hub import get_token
+
+    known = {os.environ.get("HF_TOKEN"), os.environ.get("HUGGING_FACE_HUB_TOKEN"), get_token()}
+    return re.compile("|".join([*(re.escape(token) for token in known if token), _LOOKS_LIKE_A_TOKEN]))
+
+
+def redacted(text: str) -> str:
+    """The text with `hf_…` in the place of every token."""
+    return _secrets().sub(HIDDEN, text)
+
+
+def holds_token(path: Path) -> bool:
+    """Whether a token stands in a file."""
+    if not path.stat().st_size:
+        return False
+    with path.open("rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return re.search(_secrets().pattern.encode(), content) is not None
