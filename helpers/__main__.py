@@ -1,53 +1,116 @@
-"""The command line: `python -m helpers run`, `prefetch`, `train`."""
+"""The command line: `python -m helpers run`, `sweep`, `compare`, `report`, `prefetch`, `train`."""
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from helpers import batch
 from helpers.errors import UserError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 
+Profile = Annotated[str, typer.Option(help="A file of notebooks/profiles, without its ending.")]
+RunDir = Annotated[str | None, typer.Option(help="Where the run is kept; by default runs/PROFILE.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("-p", help="STEP.NAME=VALUE, or NAME=VALUE for every step that has it.")
+]
+TimeLimit = Annotated[float, typer.Option(min=0, help="Minutes that each notebook may take; 0: as long as it takes.")]
+
 
 @app.callback()
 def commands() -> None:
-    """Causal language modelling in six notebooks, as one batch job."""
+    """Causal language modelling in six notebooks, as one batch job or as many."""
+
+
+def _console() -> Console:
+    return Console(highlight=False, soft_wrap=True)
 
 
 @app.command()
 def run(
-    profile: Annotated[str, typer.Option(help="A file of notebooks/profiles, without its ending.")] = "tiny",
-    run_dir: Annotated[str | None, typer.Option(help="Where the run is kept; by default runs/PROFILE.")] = None,
-    setting: Annotated[
-        list[str] | None, typer.Option("-p", help="STEP.NAME=VALUE, or NAME=VALUE for every step that has it.")
-    ] = None,
+    profile: Profile = "tiny",
+    run_dir: RunDir = None,
+    setting: Settings = None,
     start: Annotated[str | None, typer.Option("--from", help="Do this step and the later ones again.")] = None,
     force: Annotated[bool, typer.Option(help="Do every step again, also those that are done.")] = False,
+    time_limit: TimeLimit = 0,
 ) -> None:
     """Run the six notebooks; a step that is done already, with the same parameters, inputs and code, is left out."""
-    batch.run(profile, run_dir, setting or [], start, force, Console(highlight=False, soft_wrap=True))
+    from helpers import batch
+    from helpers.console import View, summary
+    from helpers.plan import plan
+    from helpers.run import Run
+
+    settings, folder = setting or [], run_dir or f"runs/{profile}"
+    what = batch.Specification(
+        folder, plan(profile, settings), batch.prefetch_command(profile, settings), start, force, time_limit * 60
+    )
+    with View(_console()) as view:
+        record = batch.do(what, view.of())
+    if record["status"] == "interrupted":
+        raise KeyboardInterrupt
+    if record["status"] != "ok":
+        raise UserError(record["message"])
+    summary(Run(folder), view.console)
 
 
 @app.command()
-def prefetch(
-    profile: Annotated[str, typer.Option(help="A file of notebooks/profiles, without its ending.")] = "tiny",
-    setting: Annotated[
-        list[str] | None, typer.Option("-p", help="STEP.NAME=VALUE, or NAME=VALUE for every step that has it.")
+def sweep(
+    file: Annotated[Path, typer.Argument(help="What is varied; notebooks/profiles/sweep-tiny.yaml is an example.")],
+    sweep_dir: Annotated[str | None, typer.Option(help="Where the runs are kept; by default runs/FILE.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="How many runs at once.")] = 1,
+    dry_run: Annotated[bool, typer.Option(help="Show what would run, and run nothing.")] = False,
+    scheduler: Annotated[
+        str | None, typer.Option(help="The address of a Dask scheduler, such as tcp://host:8786.")
     ] = None,
+    index: Annotated[int | None, typer.Option(min=0, help="Do only the run with this number, for array jobs.")] = None,
+    time_limit: TimeLimit = 0,
 ) -> None:
+    """Run many variants; run again, it goes on where it stopped. A run that fails does not stop the others."""
+    from helpers import sweep as sweeps
+
+    failed = sweeps.main(file, sweep_dir, jobs, dry_run, scheduler, index, time_limit * 60, _console())
+    if failed:
+        sys.exit(1)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
+    csv: Annotated[Path | None, typer.Option(help="Write the table there too.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write the table with its figures there too.")] = None,
+) -> None:
+    """Compare runs: what differs, and their perplexities, best first."""
+    from helpers import compare as comparing
+
+    comparing.main(runs, csv, html, _console())
+
+
+@app.command()
+def report(run_dir: Annotated[Path, typer.Argument(help="The folder of a complete run.")]) -> None:
+    """Write report.html of a run anew."""
+    from helpers.report import write_report
+    from helpers.run import Run
+
+    print(os.path.relpath(write_report(Run(run_dir), run_dir.resolve().name)))
+
+
+@app.command()
+def prefetch(profile: Profile = "tiny", setting: Settings = None) -> None:
     """Fetch the data set and the model that a run needs, once; after it, the run works without a network."""
-    batch.prefetch(profile, setting or [], Console(highlight=False, soft_wrap=True))
+    from helpers import batch
+
+    print(batch.prefetch(profile, setting or []))
 
 
 @app.command()
 def train(
-    profile: Annotated[str, typer.Option(help="A file of notebooks/profiles, without its ending.")] = "tiny",
-    run_dir: Annotated[str | None, typer.Option(help="Where the run is kept; by default runs/PROFILE.")] = None,
-    setting: Annotated[list[str] | None, typer.Option("-p", help="NAME=VALUE for the step train.")] = None,
+    profile: Profile = "tiny",
+    run_dir: RunDir = None,
+    setting: Settings = None,
     nproc: Annotated[int, typer.Option(min=1, help="How many processes, one for each device.")] = 1,
 ) -> None:
     """Do the step train on several devices; also as `torchrun … -m helpers train` and `accelerate launch … -m helpers train`."""
@@ -59,7 +122,7 @@ def train(
 def main() -> None:
     """Run the command line; a user's mistake ends it with one sentence and status 1."""
     try:
-        app()
+        app(standalone_mode=True)
     except UserError as error:
         print(("helpers: " if "RANK" in os.environ else "") + str(error), file=sys.stderr)
         sys.exit(1)

@@ -1,107 +1,207 @@
-"""A whole run: the six notebooks one after the other through papermill, what is done already left out."""
+"""One run, from its specification to its record: the six notebooks one after the other, what is done already left out."""
 
+import fcntl
 import json
 import os
+import platform
 import shlex
-import tempfile
+import shutil
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from helpers.errors import RunError, UserError
+from helpers.execution import Child, Outcome, run_notebook
+from helpers.parameters import STEPS, folder_of
+from helpers.plan import plan
+from helpers.run import Run, identity, write_json
+from helpers.sources import EMBEDDED, needs_fetching, obtain
 
-from helpers.errors import ParameterError, RunError, UserError, nearest
-from helpers.notebooks import defaults, execute, path_of
-from helpers.parameters import RULES, STEPS, check_parameters, folder_of, parse_value
-from helpers.progress import FILE
-from helpers.run import Run
-from helpers.sources import EMBEDDED, PROJECT, needs_fetching, obtain
-
-PROFILES = PROJECT / "notebooks" / "profiles"
+FORMAT = 1  # of run.json
+PATIENCE = 3.0  # seconds for what a killed runner has started to end, before a run is refused
+Tell = Callable[
+    [str, str, dict], None
+]  # what happened (`begins`, `progress`, `done`, `left out`), to which step, and more
 
 
-def plan(profile: str, settings: Sequence[str] = ()) -> dict[str, dict[str, object]]:
-    """Every parameter of every step: the notebooks' defaults, the profile's values over them, then `STEP.NAME=VALUE` settings.
+@dataclass(frozen=True)
+class Specification:
+    """All that a run needs: it can be pickled, and sent to another process or machine that sees the same folders.
 
-    A setting without a step goes to each notebook that has the parameter. Raises UserError for whatever does not exist or fit.
+    `parameters` are those of `plan`. A notebook may take `time_limit` seconds (0: no limit). Steps whose parameters are the same are
+    done once by all runs that have the same folder `shared`.
     """
-    parameters = {step: defaults(path_of(step)) | values for step, values in read_profile(profile).items()}
-    for values in parameters.values():
-        values.pop("run_dir", None)
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        step, dot, name = key.rpartition(".")
-        if not equals or not name:
-            raise UserError(
-                f"-p is {setting!r}: it must be STEP.NAME=VALUE or NAME=VALUE, such as train.learning_rate=1e-4."
-            )
-        if dot:
-            folder_of(step)
-        if name == "run_dir":
-            raise UserError(f"-p is {setting!r}: the run folder is set with --run-dir.")
-        homes = [s for s in ([step] if dot else STEPS) if name in RULES[s]]
-        if not homes:
-            known = RULES[step] if dot else {n for rules in RULES.values() for n in rules}
-            raise ParameterError(key, text, f"there is no such parameter, {nearest(name, known)}")
-        for home in homes:
-            parameters[home][name] = text if RULES[home][name].kind is str else parse_value(text)
-    return {step: _checked(step, values) for step, values in parameters.items()}
+
+    run_dir: str
+    parameters: Mapping[str, Mapping[str, object]]
+    prefetch: str = "python -m helpers prefetch"
+    start: str | None = None
+    force: bool = False
+    time_limit: float = 0.0
+    threads: int = 0
+    shared: str = ""
 
 
-def read_profile(name: str) -> dict[str, dict[str, object]]:
-    """What a profile sets, for every step; UserError where there is no such profile, or where it is no table of steps."""
-    names = [path.stem for path in PROFILES.glob("*.yaml")]
-    if name not in names:
-        raise UserError(f"There is no profile {name!r}: {nearest(name, names)}.")
+def quiet(event: str, step: str, more: dict) -> None:
+    """Tell nobody."""
+
+
+def do(what: Specification, tell: Tell = quiet, stop: threading.Event | None = None) -> dict[str, object]:
+    """Do every step of a run that is not done yet, and return its record, which is `run.json` too.
+
+    Its `status` is `ok`, `failed`, `timed out`, `kernel died` or `interrupted`, with a `message` that says why. Raises RunError only where the folder
+    cannot be used, or another run holds it.
+    """
+    folder = Run(what.run_dir)
+    if what.start is not None:
+        folder_of(what.start)
+    with held(folder.folder) as lock:
+        began, record = time.monotonic(), {"format": FORMAT, "status": "interrupted", "message": "it was killed"}
+        record |= {"parameters": {s: dict(p) for s, p in what.parameters.items()}, "steps": {}}
+        write_json(folder.folder / "run.json", record)  # as it stands if this process is killed
+        try:
+            outcome = _steps(folder, what, record["steps"], tell, stop, lock)
+        except UserError as error:
+            outcome = Outcome("failed", str(error), 0, 0)
+        except KeyboardInterrupt:
+            outcome = Outcome("interrupted", "it was interrupted.", 0, 0)
+        record |= {"status": outcome.status, "message": outcome.message}
+        record["seconds"] = round(time.monotonic() - began, 2)
+        record["peak_memory_mb"] = max(
+            [outcome.peak_memory_mb, *(s["peak_memory_mb"] for s in record["steps"].values())]
+        )
+        record["metrics"] = folder.write_metrics()
+        write_json(folder.folder / "run.json", record)
+    return record
+
+
+def _steps(
+    folder: Run, what: Specification, done: dict, tell: Tell, stop: threading.Event | None, lock: int
+) -> Outcome:
+    """Do the steps, and note each in `done`; how the last one ended."""
+    first, children = STEPS.index(what.start) if what.start else 0, _Children(what, lock)
     try:
-        chosen = yaml.safe_load((PROFILES / f"{name}.yaml").read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise UserError(f"Profile {name!r} is no YAML: {' '.join(str(error).split())}.") from None
-    if not isinstance(chosen, dict):
-        raise UserError(f"Profile {name!r} must be a table of steps, such as train: {{seed: 1}}.")
-    for step in chosen:
-        folder_of(str(step))
-        if not isinstance(chosen[step] or {}, dict):
-            raise UserError(
-                f"Profile {name!r} has {step}: {chosen[step]!r}: it must be a table of parameters and values."
-            )
-    return {step: chosen.get(step) or {} for step in STEPS}
+        for number, step in enumerate(STEPS):
+            if number < first:
+                if why := folder.problem(step):
+                    raise RunError(f"--from is {what.start!r}: {why}; start from {step!r} or earlier.")
+                continue
+            with _shared(folder, what, step):
+                if not what.force and what.start is None and folder.is_done(step, dict(what.parameters[step])):
+                    record = folder.record(step)
+                    done[step] = {key: record[key] for key in ("seconds", "peak_memory_mb")} | {"done": "before"}
+                    tell("left out", step, {"seconds": record["seconds"]})
+                    continue
+                tell("begins", step, {})
+                outcome = _notebook(folder, step, what, children, tell, stop)
+            done[step] = {"seconds": outcome.seconds, "peak_memory_mb": outcome.peak_memory_mb, "done": outcome.status}
+            if outcome.status != "ok":
+                return outcome
+            tell("done", step, {"seconds": outcome.seconds})
+    finally:
+        children.close()
+    return Outcome("ok", "", 0, 0)
 
 
-def _checked(step: str, values: dict[str, object]) -> dict[str, object]:
+class _Children:
+    """The processes of a run's notebooks: while one works, the next one starts."""
+
+    def __init__(self, what: Specification, lock: int):
+        self._what, self._lock, self._ahead, self._ready = what, lock, None, False
+
+    def take(self, last: bool) -> Child:
+        """A process for the next notebook; before the first one, what the run needs is fetched."""
+        self._ready = self._ready or fetch(self._what.parameters, self._what.prefetch)
+        child = self._ahead or self._start()
+        self._ahead = None if last else self._start()
+        return child
+
+    def _start(self) -> Child:
+        return Child(_environment(self._what), (self._lock,))
+
+    def close(self) -> None:
+        """End the one that is not used any more."""
+        if self._ahead:
+            self._ahead.discard()
+
+
+def _notebook(folder: Run, step: str, what: Specification, children: _Children, tell: Tell, stop) -> Outcome:
+    """Execute a step's notebook; it lies beside the artifact afterwards, or in the run folder if it failed."""
+    parameters, executed = dict(what.parameters[step]), folder.folder / f"{folder_of(step)}.failed.ipynb"
+    executed.unlink(missing_ok=True)
+    child, given = children.take(step == STEPS[-1]), {"run_dir": folder.shown, **parameters}
+    show = lambda state: tell("progress", step, state)  # noqa: E731
+    outcome = run_notebook(step, executed, given, child, what.time_limit, show, stop)
+    if outcome.status != "ok":
+        return outcome
+    why = folder.problem(step)
+    if why or folder.record(step)["parameters"] != parameters:
+        raise RunError(
+            f"{step}: its notebook ran, but left no artifact with these parameters ({why or 'it has others'})."
+        )
+    os.replace(executed, folder.path(step) / f"{folder_of(step)}.ipynb")
+    return outcome
+
+
+def _environment(what: Specification) -> dict[str, str]:
+    """Variables of a notebook's process: the Hub is asked by a notebook only to publish, and runs beside each other share the cores."""
+    offline = {} if what.parameters["evaluate"].get("push_to_hub") else {"HF_HUB_OFFLINE": "1"}
+    return offline | (
+        {"OMP_NUM_THREADS": str(what.threads), "RAYON_NUM_THREADS": str(what.threads)} if what.threads else {}
+    )
+
+
+@contextmanager
+def _shared(folder: Run, what: Specification, step: str) -> Iterator[None]:
+    """In a sweep: take a step from the run that has done the same, or hand on what is done inside; one run at a time does it."""
+    if not what.shared:
+        yield
+        return
+    key = identity(what.parameters, step)
+    there = Path(what.shared) / f"{folder_of(step)}-{key}"
+    with held(there.parent, f".{there.name}.lock", wait=True):
+        if there.exists() and folder.record(step) is None:
+            _link(there, folder.path(step))
+        yield
+        if not there.exists() and folder.record(step) is not None and folder.problem(step) is None:
+            _link(folder.path(step), there)
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same files under another folder, without copying what they hold where the disk can do that; whole or not there."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}")
     try:
-        return check_parameters(step, values)
-    except ParameterError as error:
-        message = str(error)
-        raise UserError(message if message.startswith(f"{step}.") else f"{step}.{message}") from None
+        shutil.copytree(source, temporary, copy_function=os.link)
+    except (OSError, shutil.Error):
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.copytree(source, temporary)
+    os.rename(temporary, target)
 
 
-def run(
-    profile: str, run_dir: str | None, settings: Sequence[str], start: str | None, force: bool, console: Console
-) -> Path:
-    """Do every step of a run that is not done yet, and return its folder. Raises UserError where a step cannot be done."""
-    parameters = plan(profile, settings)
-    if start is not None:
-        folder_of(start)
-    folder = Run(run_dir or f"runs/{profile}")
-    fetched = False
-    first = STEPS.index(start) if start else 0
-    for number, step in enumerate(STEPS):
-        if number < first:
-            if why := folder.problem(step):
-                raise RunError(f"--from is {start!r}: {why}; start from {step!r} or earlier.")
-        elif not force and start is None and folder.is_done(step, parameters[step]):
-            console.print(f"[green]✓[/] {folder_of(step)}  done already, in {folder.record(step)['seconds']:.1f} s")
-        else:
-            fetched = fetched or _fetch(parameters, prefetch_command(profile, settings))
-            _do(folder, step, parameters[step], console)
-    summary(folder, console)
-    return folder.folder
+@contextmanager
+def held(folder: Path, name: str = ".lock", wait: bool = False) -> Iterator[int]:
+    """Hold a folder for this process and those it starts, until the last one ends; RunError says who holds it already."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / name, "a+") as lock:
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    lock.seek(0)
+                    raise RunError(
+                        f"run_dir is {folder.name!r}: another run holds it ({lock.read().strip()}); wait for it, end it, or name another."
+                    ) from None
+                time.sleep(0.1)
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {platform.node()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+        lock.flush()
+        yield lock.fileno()
 
 
 def prefetch_command(profile: str, settings: Sequence[str] = ()) -> str:
@@ -109,97 +209,42 @@ def prefetch_command(profile: str, settings: Sequence[str] = ()) -> str:
     return shlex.join(["python", "-m", "helpers", "prefetch", "--profile", profile, *(f"-p={s}" for s in settings)])
 
 
-def prefetch(profile: str, settings: Sequence[str], console: Console) -> None:
-    """Fetch the data set and models of a run, and see that they can be read; after it, the run needs no network."""
+def prefetch(profile: str, settings: Sequence[str]) -> str:
+    """Fetch the data set and models of a run, and see that they can be read; after it, the run needs no network. Says so."""
     from helpers.data import load_examples
     from helpers.models import load_config, load_tokenizer
 
     parameters = plan(profile, settings)
-    _fetch(parameters, prefetch_command(profile, settings))
+    fetch(parameters, prefetch_command(profile, settings))
     load = parameters["load"]
     examples = load_examples(load["dataset"], load["split"], load["configuration"])
     for name in sorted({parameters[step]["model"] for step in ("preprocess", "train")}):
         load_config(name)
         load_tokenizer(name)
-    console.print(f"All that profile {profile} needs is here ({len(examples):,} examples): it runs without a network.")
+    return f"All that profile {profile} needs is here ({len(examples):,} examples): it runs without a network."
 
 
-def _fetch(parameters: dict[str, dict[str, object]], command: str) -> bool:
-    """Fetch what is not on this machine; what follows asks no server any more, but for publishing."""
+def fetch(parameters: Mapping[str, Mapping[str, object]], command: str) -> bool:
+    """Fetch the data sets and models that are not on this machine."""
     wanted = {(kind, str(step[kind])) for step in parameters.values() for kind in EMBEDDED if kind in step}
     for kind, name in sorted(wanted):
         if needs_fetching(kind, name):
             obtain(kind, name, command)
-    if not parameters["evaluate"].get("push_to_hub"):
-        os.environ["HF_HUB_OFFLINE"] = "1"
     return True
 
 
-def _do(folder: Run, step: str, parameters: dict[str, object], console: Console) -> None:
-    """Execute a step's notebook; it lies beside the artifact afterwards, or in the run folder if it failed."""
-    began = time.monotonic()
-    executed = folder.folder / f"{folder_of(step)}.failed.ipynb"
-    executed.unlink(missing_ok=True)
-    with _shown(step, console):
-        execute(step, executed, {"run_dir": folder.shown, **parameters})
-    why = folder.problem(step)
-    if why or folder.record(step)["parameters"] != parameters:
+def read_record(folder: Path) -> dict[str, object]:
+    """The record of a run; RunError where there is none, or one that newer code has written."""
+    path = folder / "run.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        version = record["format"]
+    except FileNotFoundError:
         raise RunError(
-            f"{step}: its notebook ran, but left no artifact with these parameters ({why or 'it has others'})."
-        )
-    os.replace(executed, folder.path(step) / f"{folder_of(step)}.ipynb")
-    console.print(f"[green]✓[/] {folder_of(step)}  {time.monotonic() - began:.1f} s")
-
-
-def _bars(console: Console) -> Progress:
-    columns = (TextColumn("  {task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeElapsedColumn())
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-
-
-@contextmanager
-def _shown(step: str, console: Console) -> Iterator[None]:
-    """While a notebook runs, show what its helpers write to the progress file."""
-    with tempfile.TemporaryDirectory() as temporary, _bars(console) as bars:
-        path = Path(temporary) / "progress.json"
-        os.environ[FILE] = str(path)
-        task = bars.add_task(folder_of(step), total=None, note="")
-        finished = threading.Event()
-
-        def follow() -> None:
-            while not finished.wait(0.3):
-                if path.exists():
-                    now = json.loads(path.read_text())
-                    note = (
-                        f"{now['done']:,} of {now['total']:,} {now['what']}, {now['rate']:,.1f} a second  {now['note']}"
-                    )
-                    bars.update(task, total=now["total"], completed=now["done"], note=note)
-
-        thread = threading.Thread(target=follow, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            finished.set()
-            thread.join()
-            del os.environ[FILE]
-
-
-def summary(folder: Run, console: Console) -> None:
-    """Print the table at the end of a run, and write its report."""
-    from helpers.report import write_report
-
-    metrics = folder.write_metrics()
-    table = Table("", "base", "fine-tuned")
-    table.add_row("perplexity", f"{metrics['perplexity_base']:.2f}", f"{metrics['perplexity_finetuned']:.2f}")
-    table.add_row("bits per byte", f"{metrics['bits_per_byte_base']:.3f}", f"{metrics['bits_per_byte_finetuned']:.3f}")
-    console.print(table)
-    console.print(
-        f"perplexity × {metrics['perplexity_ratio']:.3f} "
-        f"(95 % interval {metrics['perplexity_ratio_low']:.3f} to {metrics['perplexity_ratio_high']:.3f})"
-    )
-    console.print(
-        f"tokens: {metrics['tokens_in']:,} in, {metrics['tokens_kept']:,} kept, {metrics['tokens_dropped']:,} dropped; "
-        f"{metrics['train_tokens_per_second']:,.0f} a second in training, {metrics['dtype']} on {metrics['device']}"
-    )
-    console.print("seconds: " + ", ".join(f"{step} {metrics[f'seconds_{step}']:.1f}" for step in STEPS))
-    console.print(f"report: {os.path.relpath(write_report(folder, folder.folder.name))}")
+            f"{str(folder)!r} is no run: it has no run.json; make it with `python -m helpers run --run-dir {folder}`."
+        ) from None
+    except (ValueError, KeyError, TypeError, OSError):
+        raise RunError(f"{path} is damaged: do the run again, with the same command.") from None
+    if version > FORMAT:
+        raise RunError(f"{path} has format {version}, this code reads up to {FORMAT}: update the code.")
+    return record

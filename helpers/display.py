@@ -111,6 +111,16 @@ def draw_lines(lines: dict[str, tuple[list[float], list[float]]], xlabel: str, y
     return figure
 
 
+def draw_points(x: list[float], y: list[float], xlabel: str, ylabel: str) -> "Figure":
+    """Points, on a logarithmic axis where the numbers below it span more than a factor of eight."""
+    figure, ax = axes()
+    ax.plot(x, y, "o", color="#0072B2")
+    if min(x) > 0 and max(x) / min(x) > 8:
+        ax.set_xscale("log")
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    return figure
+
+
 def heat_map(text: str, offsets: list[tuple[int, int]], nats: dict[str, np.ndarray], most: float = 20.0) -> "HTML":
     """The words of a text on a ground that is the darker, the more surprised a model was: a column for each model.
 

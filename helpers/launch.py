@@ -10,9 +10,9 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from helpers.batch import plan
 from helpers.errors import RunError
 from helpers.notebooks import path_of
+from helpers.plan import plan
 from helpers.run import Run
 
 STEP = "train"

@@ -5,18 +5,23 @@
 
 import ast
 import base64
+import json
 import os
 import re
 import sys
 import tempfile
 from pathlib import Path
-
-import nbformat
+from typing import TYPE_CHECKING
 
 from helpers.errors import UserError
 from helpers.parameters import STEPS, folder_of
 from helpers.redaction import redacted
 from helpers.sources import PROJECT
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+QUIET = {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 MACHINE = re.compile(
     re.escape(str(PROJECT))
@@ -31,11 +36,15 @@ def path_of(step: str) -> Path:
 
 def defaults(path: Path) -> dict[str, object]:
     """The names and default values in a notebook's cell tagged `parameters`; read, not executed."""
-    for cell in nbformat.read(path, as_version=4).cells:
-        if "parameters" in cell.metadata.get("tags", []):
-            assigned = [node for node in ast.parse(cell.source).body if isinstance(node, ast.AnnAssign)]
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        if "parameters" in cell["metadata"].get("tags", []):
+            assigned = [node for node in ast.parse("".join(cell["source"])).body if isinstance(node, ast.AnnAssign)]
             return {node.target.id: ast.literal_eval(node.value) for node in assigned}
     raise UserError(f"{path.name} has no cell tagged 'parameters'.")
+
+
+class KernelDied(UserError):
+    """The kernel of a notebook has ended by itself."""
 
 
 def execute(step: str, output: Path, parameters: dict[str, object]) -> None:
@@ -44,7 +53,6 @@ def execute(step: str, output: Path, parameters: dict[str, object]) -> None:
     What is written has no token in it, and is whole or not there. Raises UserError with one sentence if the notebook fails, for
     whatever reason.
     """
-    os.environ |= {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.iorw import papermill_io
@@ -52,12 +60,13 @@ def execute(step: str, output: Path, parameters: dict[str, object]) -> None:
     papermill_io.register(_Redacting.SCHEME, _Redacting)
     try:
         papermill.execute_notebook(
-            str(path_of(step)),
-            _Redacting.SCHEME + str(output),
+            _literally(path_of(step)),
+            _Redacting.SCHEME + _literally(output),
             parameters,
             kernel_name="python3",
             progress_bar=False,
             cwd=Path.cwd(),
+            shutdown_kernel="immediate",  # what it has to keep is on the disk by now; to ask it takes up to 3 seconds
         )
     except papermill.PapermillExecutionError as error:
         mine = error.ename in {cls.__name__ for cls in _subclasses(UserError)}
@@ -65,7 +74,14 @@ def execute(step: str, output: Path, parameters: dict[str, object]) -> None:
             f"{step}: {error.evalue}" if mine else f"{step} failed: {error.ename}: {error.evalue} (see {output})"
         ) from None
     except DeadKernelError:
-        raise UserError(f"{step} failed: its kernel died, most likely for want of memory (see {output}).") from None
+        raise KernelDied(
+            f"{step}: its kernel was killed, most likely for want of memory: take a smaller per_device_train_batch_size, block_size or model."
+        ) from None
+
+
+def _literally(path: Path) -> str:
+    """A path in which papermill replaces nothing."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 class _Redacting:
@@ -89,8 +105,10 @@ def _subclasses(cls: type) -> set[type]:
     return {cls}.union(*(_subclasses(sub) for sub in cls.__subclasses__()))
 
 
-def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+def clean(notebook: "NotebookNode") -> "NotebookNode":
     """The notebook with its outputs, and without what execution or a machine has left in it."""
+    import nbformat
+
     notebook.metadata = nbformat.from_dict(
         {
             "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -113,15 +131,15 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return notebook
 
 
-def _is_kept(output: nbformat.NotebookNode) -> bool:
+def _is_kept(output: "NotebookNode") -> bool:
     if output.output_type == "stream":
         return output.name == "stdout"
     return "application/vnd.jupyter.widget-view+json" not in output.get("data", {})
 
 
-def _joined(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+def _joined(outputs: "list[NotebookNode]") -> "list[NotebookNode]":
     """Pieces of text that were printed one after the other as one output: how it was cut depends on the moment."""
-    joined: list[nbformat.NotebookNode] = []
+    joined: list[NotebookNode] = []
     for output in outputs:
         if joined and output.output_type == joined[-1].output_type == "stream":
             joined[-1].text += output.text
@@ -132,6 +150,8 @@ def _joined(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]
 
 def problems(path: Path) -> list[str]:
     """What is wrong with a committed notebook, in one line each; an empty list if nothing is."""
+    import nbformat
+
     notebook = nbformat.read(path, as_version=4)
     code = [c for c in notebook.cells if c.cell_type == "code"]
     found = []
@@ -169,6 +189,9 @@ def problems(path: Path) -> list[str]:
 
 def main() -> None:
     """Execute, clean, check and write every notebook, and the README's picture; exit with status 1 if one is not as it should be."""
+    import nbformat
+
+    os.environ |= QUIET
     failed = False
     with tempfile.TemporaryDirectory() as folder:
         for step in STEPS:

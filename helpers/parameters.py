@@ -129,14 +129,17 @@ def check_parameters(step: str, parameters: Mapping[str, object]) -> dict[str, o
     rules = RULES[step]
     for name, value in parameters.items():
         if name not in rules:
-            if is_secret_name(name):
-                raise UserError(
-                    f"{step}.{name} is refused: a run takes no secrets, set the variable HF_TOKEN or use `hf auth login`."
-                )
+            refuse_secret(f"{step}.{name}")
             raise ParameterError(f"{step}.{name}", value, f"there is no such parameter, {nearest(name, rules)}")
         if isinstance(value, str) and redacted(value) != value:
             raise UserError(f"{step}.{name} holds a token of the Hub: set the variable HF_TOKEN in its place.")
     return {name: rules[name].check(name, value) for name, value in parameters.items()}
+
+
+def refuse_secret(name: str) -> None:
+    """UserError, without its value, for a parameter that would hold a secret."""
+    if is_secret_name(name):
+        raise UserError(f"{name} is refused: a run takes no secrets, set the variable HF_TOKEN or use `hf auth login`.")
 
 
 def parse_value(text: str) -> object:

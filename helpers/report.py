@@ -2,12 +2,17 @@
 
 import html
 import json
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from helpers.display import draw_bars, draw_losses, html_picture
+from helpers.display import draw_bars, draw_losses, draw_points, html_picture
 from helpers.parameters import STEPS, folder_of
 from helpers.redaction import redacted
 from helpers.run import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 STYLE = """
 :root { color-scheme: light dark; }
@@ -15,6 +20,8 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 50rem; margin: 2rem auto
 table { border-collapse: collapse; margin: 1rem 0; } td, th { padding: .2rem 1rem .2rem 0; text-align: left; vertical-align: top; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; } tr { border-bottom: 1px solid #8884; }
 img { max-width: 100%; background: white; } blockquote { margin: 0 0 1rem; padding-left: 1rem; border-left: 3px solid #8888; white-space: pre-wrap; }
+.light { background: white; color: black; color-scheme: light; padding: .5rem; }
+@media print { body { max-width: none; margin: 0; } h2 { break-after: avoid; } img, table { break-inside: avoid; } }
 """
 
 
@@ -37,6 +44,16 @@ def _table(rows: list[dict[str, object]]) -> str:
     return f"<table><tr>{head}</tr>{body}</table>"
 
 
+def _page(title: str, parts: list[str], path: Path) -> Path:
+    """Write a page that holds all it needs, and no token."""
+    head = f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'><title>{html.escape(title)}</title>"
+    page = f"{head}<style>{STYLE}</style><body><h1>{html.escape(title)}</h1>" + "\n".join(parts) + "</body></html>\n"
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(redacted(page), encoding="utf-8")
+    temporary.replace(path)
+    return path
+
+
 def write_report(run: Run, name: str) -> Path:
     """Write `report.html` into the folder of a complete run, from what its steps have left there."""
     metrics = json.loads((run.folder / "metrics.json").read_text())
@@ -47,7 +64,6 @@ def write_report(run: Run, name: str) -> Path:
     ratio, low, high = (metrics[k] for k in ("perplexity_ratio", "perplexity_ratio_low", "perplexity_ratio_high"))
     both = {"base": metrics["perplexity_base"], "fine-tuned": metrics["perplexity_finetuned"]}
     parts = [
-        f"<h1>Run {html.escape(name)}</h1>",
         f"<p>Fine-tuning multiplied perplexity by {ratio:.3f} (95 % interval {low:.3f} to {high:.3f}, bootstrap over documents); "
         f"{metrics['share_of_documents_better']:.0%} of the test documents became more likely.</p>",
         html_picture(
@@ -60,6 +76,11 @@ def write_report(run: Run, name: str) -> Path:
         html_picture(
             draw_losses(losses["history"], losses["base_loss"]), "Training and test loss against the steps of training."
         ),
+        "<h2>Tokens</h2>",
+        _table([{"": name, "tokens": metrics[f"tokens_{name}"]} for name in ("in", "kept", "dropped")]),
+        "<h2>Where the loss sits</h2>",
+        "<p>The start of two test documents, word by word: the darker the ground, the more surprised the model was.</p>",
+        f"<div class=light>{(run.path('evaluate') / 'heat_maps.html').read_text()}</div>",
         "<h2>Texts</h2>",
         *(f"<h3>{html.escape(t['model'])}</h3><blockquote>{html.escape(t['text'])}</blockquote>" for t in generated),
         "<h2>Numbers</h2>",
@@ -81,7 +102,26 @@ def write_report(run: Run, name: str) -> Path:
         + "</ul>",
         "<p>Made with " + ", ".join(f"{k} {v}" for k, v in records["infer"]["versions"].items()) + ".</p>",
     ]
-    path = run.folder / "report.html"
-    page = f"<!doctype html><html lang=en><meta charset=utf-8><title>Run {html.escape(name)}</title><style>{STYLE}</style><body>"
-    path.write_text(redacted(page + "\n".join(parts) + "</body></html>\n"), encoding="utf-8")
-    return path
+    return _page(f"Run {name}", parts, run.folder / "report.html")
+
+
+def write_comparison(table: "pd.DataFrame", folders: list[Path], path: Path) -> Path:
+    """Write the table of `compare.comparison` as a page, with perplexity over each number that was varied, and links to the runs."""
+    varied = list(table.columns[1 : table.columns.get_loc("perplexity")])
+    figures = []
+    for name in varied:
+        if all(isinstance(value, (int, float)) for value in table[name]) and table[name].nunique() > 1:
+            each = table.sort_values(name)
+            figure = draw_points(each[name].tolist(), each["perplexity"].tolist(), name, "perplexity")
+            best = table.iloc[0][name]
+            figures.append(html_picture(figure, f"Perplexity against {name}; the best run has {name} = {best}."))
+    links = [
+        f'<li><a href="{html.escape(os.path.relpath(f, path.parent))}/report.html">{html.escape(f.name)}</a></li>'
+        for f in folders
+        if (f / "report.html").exists()
+    ]
+    about = (
+        "<p>Best first, by bits per byte. <em>Low</em> and <em>high</em> are the ends of the 95 % interval of perplexity. "
+        "A run is within the noise if the choice of test documents explains its difference from the best (paired bootstrap, 95 %).</p>"
+    )
+    return _page("Comparison", [about, _table(table.to_dict("records")), *figures, f"<ul>{''.join(links)}</ul>"], path)

@@ -17,6 +17,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from helpers.errors import ParameterError, RunError
@@ -157,10 +158,7 @@ class Run:
             if self.problem(step) is None:
                 record = self.record(step)
                 metrics |= record["metrics"] | {f"seconds_{step}": record["seconds"]}
-        path = self.folder / ".metrics.json"
-        path.write_text(json.dumps(metrics, indent=1) + "\n")
-        flush(path)
-        os.replace(path, self.folder / "metrics.json")
+        write_json(self.folder / "metrics.json", metrics)
         return metrics
 
 
@@ -261,6 +259,20 @@ def _refuse_unknown(step: str) -> None:
         if cell.startswith("# Parameters\n"):
             names = [t.id for node in ast.parse(cell).body if isinstance(node, ast.Assign) for t in node.targets]
             check_parameters(step, {n: shell.user_ns[n] for n in names if n != "run_dir"})
+
+
+def identity(parameters: Mapping[str, Mapping[str, object]], step: str) -> str:
+    """What a step is made of, as a hash: its parameters and those of the steps before it, their sources, and the code."""
+    made_of = [[s, parameters[s], sources(parameters[s]), code_fingerprint(s)] for s in _with_ancestors(step)]
+    return hashlib.blake2b(json.dumps(made_of, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write JSON, durable, and with the old file in its place until then."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    flush(temporary)
+    os.replace(temporary, path)
 
 
 def flush(path: Path) -> None:

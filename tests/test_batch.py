@@ -1,26 +1,32 @@
 """The batch runner: which parameters a run gets, which steps it does, and what a mistake on the command line looks like."""
 
-import io
 import json
 import os
+import pickle
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import PurePosixPath
+from types import SimpleNamespace
 
 import nbformat
+import numpy as np
 import pytest
-from rich.console import Console
 
 import helpers
 from helpers import batch
-from helpers.batch import plan
-from helpers.errors import UserError
+from helpers.batch import Specification, held, read_record
+from helpers.errors import RunError, UserError
+from helpers.execution import Outcome
 from helpers.notebooks import defaults, path_of
 from helpers.parameters import RULES, STEPS
+from helpers.plan import PROFILES as FOLDER
+from helpers.plan import plan
 from helpers.run import Run, begin
 from helpers.sources import PROJECT
 
-PROFILES = sorted(path.stem for path in (PROJECT / "notebooks" / "profiles").glob("*.yaml"))
+PROFILES = sorted(path.stem for path in FOLDER.glob("*.yaml") if not path.stem.startswith("sweep"))
 
 
 def refusal(profile="tiny", *settings):
@@ -36,7 +42,7 @@ def plan_of_defaults():
 @pytest.fixture
 def profile(tmp_path, monkeypatch):
     """Write a profile named `mine`."""
-    monkeypatch.setattr(batch, "PROFILES", tmp_path)
+    monkeypatch.setattr("helpers.plan.PROFILES", tmp_path)
     return (tmp_path / "mine.yaml").write_text
 
 
@@ -98,8 +104,8 @@ def test_every_profile_gives_all_parameters(name):
         ("=1", ["'=1'", "NAME=VALUE"]),
         ("train.=1", ["'train.=1'", "NAME=VALUE"]),
         ("", ["''", "NAME=VALUE"]),
-        ("run_dir=x", ["'run_dir=x'", "--run-dir"]),
-        ("load.run_dir=x", ["'load.run_dir=x'", "--run-dir"]),
+        ("run_dir=x", ["run_dir is 'x'", "--run-dir"]),
+        ("load.run_dir=x", ["load.run_dir is 'x'", "--run-dir"]),
         ("block_size=1", ["chunk.block_size is 1", "at least 2"]),
         ("block_size=8.5", ["chunk.block_size is 8.5", "whole number"]),
         ("block_size=", ["chunk.block_size is ''", "whole number"]),
@@ -139,39 +145,37 @@ def test_a_profile_with_a_mistake_is_refused(profile, text, parts):
 
 @pytest.fixture
 def runner(tmp_path, monkeypatch):
-    """Run all steps in the folder `run`, a stand-in for the notebooks; return the steps that were done, and what was printed."""
+    """Run all steps in the folder `run`, a stand-in for the notebooks; return the steps that were done, and the record or the message."""
     monkeypatch.chdir(tmp_path)
-    for name in ("HF_DATASETS_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_PROGRESS_BARS", "HF_HUB_OFFLINE"):
-        monkeypatch.setenv(name, "1")
-    monkeypatch.setattr(batch, "summary", lambda folder, console: None)
+    monkeypatch.setattr(batch, "PATIENCE", 0.1)
 
-    def run(*settings, start=None, force=False, fails=None):
+    def run(*settings, start=None, force=False, ends=None, folder="run", shared=""):
         done = []
 
-        def execute(step, output, parameters):
+        def run_notebook(step, output, parameters, *_):
             output.write_text("executed")
-            if step == fails:
-                raise UserError(f"{step}: it failed.")
+            if ends and step == ends[0]:
+                return Outcome(ends[1], f"{step}: {ends[1]}.", 1.0, 5)
             doing = begin(step, **parameters)
             (doing.path / "content").write_text(json.dumps([doing.parameters, doing.records]))
             doing.finish()
             done.append(step)
+            return Outcome("ok", "", 1.0, 7)
 
-        monkeypatch.setattr(batch, "execute", execute)
-        console = Console(file=io.StringIO(), highlight=False, soft_wrap=True)
-        try:
-            batch.run("tiny", "run", settings, start, force, console)
-        except UserError as error:
-            return done, str(error)
-        return done, console.file.getvalue()
+        monkeypatch.setattr(batch, "run_notebook", run_notebook)
+        monkeypatch.setattr(batch, "Child", lambda *_: SimpleNamespace(discard=lambda: None))
+        what = Specification(folder, plan("tiny", settings), start=start, force=force, shared=shared)
+        record = batch.do(pickle.loads(pickle.dumps(what)))
+        assert read_record(tmp_path / folder) == json.loads(json.dumps(record))
+        return done, record
 
     return run
 
 
 def test_a_second_run_leaves_out_what_is_done_and_says_so(runner):
     assert runner()[0] == list(STEPS)
-    done, printed = runner()
-    assert done == [] and re.findall(r"\d\d_(\w+)  done already", printed) == list(STEPS)
+    done, record = runner()
+    assert done == [] and [s for s, how in record["steps"].items() if how["done"] == "before"] == list(STEPS)
 
 
 def test_a_changed_parameter_redoes_its_step_and_what_was_made_from_it(runner):
@@ -191,23 +195,92 @@ def test_from_redoes_that_step_and_the_later_ones(runner):
 
 
 def test_from_an_unknown_step_gives_the_nearest(runner):
-    done, message = runner(start="chunks")
-    assert done == [] and "'chunks'" in message and "'chunk'" in message
+    with pytest.raises(RunError, match=r"'chunks'.*'chunk'"):
+        runner(start="chunks")
 
 
-def test_a_failed_step_leaves_its_notebook_in_the_run_folder_and_the_rest_in_place(runner, tmp_path):
-    done, message = runner(fails="chunk")
-    assert done == ["load", "preprocess"] and message == "chunk: it failed."
+@pytest.mark.parametrize("status", ["failed", "timed out", "kernel died", "interrupted"])
+def test_a_step_that_does_not_end_well_leaves_its_notebook_and_the_rest_in_place(runner, tmp_path, status):
+    done, record = runner(ends=("chunk", status))
+    assert done == ["load", "preprocess"] and (record["status"], record["message"]) == (status, f"chunk: {status}.")
+    assert record["steps"]["chunk"]["done"] == status and record["peak_memory_mb"] == 7
     assert sorted(p.name for p in (tmp_path / "run").glob("*.ipynb")) == ["03_chunk.failed.ipynb"]
-    assert runner()[0] == ["chunk", "train", "evaluate", "infer"]
+    done, record = runner()
+    assert done == ["chunk", "train", "evaluate", "infer"] and record["status"] == "ok"
     assert list((tmp_path / "run").glob("*.ipynb")) == []
     assert (tmp_path / "run" / "03_chunk" / "03_chunk.ipynb").read_text() == "executed"
 
 
 def test_a_notebook_that_leaves_no_artifact_is_an_error(runner, monkeypatch):
     monkeypatch.setattr(Run, "publish", lambda self, step: None)
-    message = runner()[1]
-    assert "load" in message and "no artifact" in message
+    record = runner()[1]
+    assert record["status"] == "failed" and "load" in record["message"] and "no artifact" in record["message"]
+
+
+def test_runs_with_a_shared_folder_do_what_they_have_in_common_once(runner, tmp_path):
+    shared = str(tmp_path / "shared")
+    assert runner(folder="a", shared=shared)[0] == list(STEPS)
+    assert runner("learning_rate=0.5", folder="b", shared=shared)[0] == ["train", "evaluate", "infer"]
+    assert runner("infer.seed=3", "learning_rate=0.5", folder="c", shared=shared)[0] == ["infer"]
+    assert runner("split=train[:9]", folder="d", shared=shared)[0] == list(STEPS)
+    shutil.rmtree(tmp_path / "shared")
+    shutil.rmtree(tmp_path / "a")
+    assert runner(folder="b")[0] == ["train", "evaluate", "infer"]  # what is shared stays with each run
+
+
+def test_a_step_that_failed_is_not_shared(runner, tmp_path):
+    shared = str(tmp_path / "shared")
+    runner(folder="a", shared=shared, ends=("chunk", "failed"))
+    assert runner(folder="b", shared=shared)[0] == ["chunk", "train", "evaluate", "infer"]
+
+
+def test_a_second_run_in_the_same_folder_says_who_holds_it(runner, tmp_path):
+    with (
+        held(tmp_path / "run"),
+        pytest.raises(RunError, match=f"'run': another run holds it .process {os.getpid()} on "),
+    ):
+        runner()
+    assert runner()[1]["status"] == "ok"
+
+
+def test_a_run_that_is_moved_is_still_done(runner, tmp_path):
+    runner()
+    (tmp_path / "elsewhere").mkdir()
+    os.rename("run", "elsewhere/moved")
+    assert runner(folder="elsewhere/moved")[0] == []
+    written = [p for p in (tmp_path / "elsewhere").rglob("*") if p.is_file() and p.name != ".lock"]
+    assert written and not any(str(tmp_path).encode() in p.read_bytes() for p in written)
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [(None, "is no run"), ("{", "is damaged"), ("[]", "is damaged"), ('{"format": 99}', "this code reads up to")],
+)
+def test_a_record_that_cannot_be_used_is_refused(tmp_path, text, part):
+    if text is not None:
+        (tmp_path / "run.json").write_text(text)
+    with pytest.raises(RunError, match=part):
+        read_record(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["1e-4", "  x", "{a}", "$(touch x)", "'; import os", 'a"b\nc', "{{", "\\"])
+def test_hostile_values_of_texts_come_through_unchanged(text):
+    assert plan("tiny", {"infer.prompt": text})["infer"]["prompt"] == text
+
+
+@pytest.mark.parametrize("name", ["a b", "x=1", "__import__('os')", "train.learning_rate; x", "a\nb", "class", ""])
+def test_hostile_names_are_refused(name):
+    with pytest.raises(UserError):
+        plan("tiny", {name: 1})
+
+
+def test_values_of_python_and_numpy_become_plain():
+    settings = {"learning_rate": np.float32(0.5), "block_size": np.int64(64), "load.dataset": PurePosixPath("a/b.txt")}
+    parameters = plan("tiny", {**settings, "weight_decay": "1e-4"})
+    assert parameters["train"]["learning_rate"] == 0.5 and type(parameters["train"]["learning_rate"]) is float
+    assert parameters["chunk"]["block_size"] == 64 and parameters["load"]["dataset"] == "a/b.txt"
+    assert parameters["train"]["weight_decay"] == 1e-4
+    json.dumps(parameters)
 
 
 def command(*arguments, cwd):
@@ -218,7 +291,9 @@ def command(*arguments, cwd):
 
 
 def snapshot(folder):
-    return {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.rglob("*") if p.is_file()}
+    runners = (".lock", "run.json", "metrics.json")  # what the runner itself writes, whatever happens
+    files = [p for p in folder.rglob("*") if p.is_file() and p.name not in runners]
+    return {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in files}
 
 
 @pytest.fixture
@@ -272,7 +347,7 @@ def test_a_failing_notebook_stays_in_the_run_folder_and_says_why(started):
 def test_a_file_that_is_missing_is_said_before_any_notebook_starts(tmp_path):
     result = command("-m", "helpers", "run", "--run-dir", "run", "-p", "load.dataset=missing.jsonl", cwd=tmp_path)
     assert result.returncode == 1 and "dataset is 'missing.jsonl': there is no such file" in result.stderr
-    assert list((tmp_path / "run").iterdir()) == []
+    assert snapshot(tmp_path / "run") == {}
 
 
 def test_the_command_line_and_the_package_import_no_torch(tmp_path):

@@ -11,11 +11,12 @@ from types import SimpleNamespace
 import pytest
 
 from helpers import hub, redaction
-from helpers.batch import plan, prefetch_command
+from helpers.batch import prefetch_command
 from helpers.errors import DataError, ParameterError, UserError
 from helpers.hub import MIRRORS, Place, login_state, place_of
 from helpers.notebooks import execute
 from helpers.parameters import check_parameters
+from helpers.plan import plan
 from helpers.publishing import check_publishing
 from helpers.run import Run, begin
 from helpers.sources import EMBEDDED, PROJECT, needs_fetching

@@ -1,0 +1,223 @@
+"""One notebook in a process of its own: watched, limited in time, and ended with all that it has started.
+
+`run_notebook` starts `python -m helpers.execution`, which runs papermill; the kernel is that process's child.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from helpers.errors import UserError
+from helpers.notebooks import QUIET
+from helpers.progress import FILE
+
+POLL = 0.2  # seconds
+GRACE = 60.0  # seconds that a kernel has after an interruption, to save what it is doing
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a notebook ended: `ok`, `failed`, `timed out`, `kernel died` or `interrupted`; why; seconds and peak memory of its processes."""
+
+    status: str
+    message: str
+    seconds: float
+    peak_memory_mb: int
+
+
+class Child:
+    """A process that waits for one notebook to execute; started ahead, it has imported what it needs by the time it is used.
+
+    The descriptors `keep_open` stay open in it. `discard` ends it, with all that it has started, and removes its files.
+    """
+
+    def __init__(self, environment: Mapping[str, str] | None = None, keep_open: tuple[int, ...] = ()):
+        self.folder = Path(tempfile.mkdtemp(prefix="clm-notebooks-"))
+        self.progress, self.result = self.folder / "progress.json", self.folder / "result.json"
+        own = {FILE: str(self.progress), "JUPYTER_RUNTIME_DIR": str(self.folder)}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "helpers.execution"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env={**os.environ, **QUIET, **(environment or {}), **own},
+            pass_fds=keep_open,
+            start_new_session=True,
+        )
+        self.stderr, self._seen = b"", {}
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        self.stderr = self.process.stderr.read()
+
+    def send(self, **order: object) -> None:
+        """What it is to do."""
+        try:
+            self.process.stdin.write(json.dumps({**order, "result": str(self.result)}).encode())
+            self.process.stdin.close()
+        except BrokenPipeError:
+            pass  # it has ended already, and what it said is read later
+
+    def family(self) -> list[psutil.Process]:
+        """All that it has started until now, directly or not."""
+        try:
+            for process in psutil.Process(self.process.pid).children(recursive=True):
+                self._seen.setdefault(process.pid, process)
+        except psutil.Error:
+            pass
+        return list(self._seen.values())
+
+    def discard(self) -> None:
+        """End what is left of it and of what it started, and of nothing else."""
+        left = [p for p in self.family() if p.is_running()]
+        self.process.kill()
+        self.process.wait()
+        for process in left:
+            try:
+                process.kill()
+            except psutil.Error:
+                continue
+        psutil.wait_procs(left, timeout=5)
+        self._reader.join(1)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def run_notebook(
+    step: str,
+    output: Path,
+    parameters: Mapping[str, object],
+    child: Child | None = None,
+    time_limit: float = 0,
+    show: Callable[[dict], None] | None = None,
+    stop: threading.Event | None = None,
+) -> Outcome:
+    """Execute a step's notebook and say how it ended; it raises nothing for what happens in there.
+
+    After `time_limit` seconds (0: no limit), or once `stop` is set or on Ctrl-C, the kernel is interrupted, so that a training saves its
+    checkpoint, and ended if it does not end by itself. `show` gets what the notebook says of its progress. `child` may have been started ahead.
+    """
+    began, child = time.monotonic(), child or Child()
+    watch = _Watched(child, time_limit, stop)
+    try:
+        child.send(step=step, output=str(output), parameters=dict(parameters))
+        while not watch.over():
+            if show and child.progress.exists():
+                show(json.loads(child.progress.read_text()))
+        found = json.loads(child.result.read_text()) if child.result.exists() else {}
+    finally:
+        child.discard()
+    if watch.ended:
+        status, why = watch.ended, f"{step}: {watch.why}"
+    elif found:
+        status, why = found["status"], found["message"]
+        if status == "kernel died":
+            why = f"{why.removesuffix('.')}; the peak was {watch.peak:,} MB."
+    else:
+        tail = child.stderr.decode(errors="replace").strip().splitlines()[-1:] or [f"status {child.process.returncode}"]
+        status, why = "failed", f"{step}: the process of its notebook ended ({tail[0]})."
+    return Outcome(status, why, round(time.monotonic() - began, 2), watch.peak)
+
+
+class _Watched:
+    """A child process with its descendants: memory, time and interruption are looked at every now and then."""
+
+    def __init__(self, child: Child, time_limit: float, stop: threading.Event | None):
+        self.child, self.limit, self.stop = child, time_limit, stop
+        self.peak, self.ended, self.why = 0, "", ""
+        self._began = time.monotonic()
+        self._deadline = None  # when an interrupted kernel is ended
+
+    def over(self) -> bool:
+        """Wait a moment; whether the child has ended."""
+        try:
+            try:
+                self.child.process.wait(POLL)
+                return True
+            except subprocess.TimeoutExpired:
+                pass
+            self._measure()
+            if self.limit and time.monotonic() - self._began > self.limit:
+                self._interrupt("timed out", f"its time limit of {self.limit / 60:g} minutes is over.")
+            if self.stop and self.stop.is_set():
+                self._interrupt("interrupted", "it was interrupted.")
+        except KeyboardInterrupt:
+            if self._deadline:  # a second Ctrl-C
+                self._deadline = 0.0
+            self._interrupt("interrupted", "it was interrupted.")
+        return self._deadline is not None and time.monotonic() > self._deadline
+
+    def _measure(self) -> None:
+        used = 0
+        for process in self.child.family():
+            try:
+                used += process.memory_info().rss
+            except psutil.Error:
+                continue
+        self.peak = max(self.peak, round(used / 1e6))
+
+    def _interrupt(self, status: str, why: str) -> None:
+        if self._deadline is not None:
+            return
+        self.ended, self.why, self._deadline = status, why, time.monotonic() + GRACE
+        kernels = [p for p in self.child.family() if p.is_running() and "ipykernel_launcher" in " ".join(_command(p))]
+        for kernel in kernels:
+            kernel.send_signal(signal.SIGINT)
+        if not kernels:
+            self._deadline = 0.0
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def _end_with(parent: int) -> None:
+    """End this process and its children when the parent is gone, however it went."""
+    while os.getppid() == parent:
+        time.sleep(POLL)
+    for process in psutil.Process().children(recursive=True):
+        process.kill()
+    os._exit(1)
+
+
+def main() -> None:
+    """What the process does: read the order, run the notebook, write how it went."""
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    # jsonschema, which nbformat imports, would load a grammar of web addresses: a second, for a check that no notebook needs
+    sys.modules["rfc3987_syntax"] = None
+    import papermill  # noqa: F401  before there is anything to do
+
+    from helpers.notebooks import KernelDied, execute
+
+    order = json.load(sys.stdin)
+    result = {"status": "ok", "message": ""}
+    try:
+        execute(order["step"], Path(order["output"]), order["parameters"])
+    except KernelDied as error:
+        result = {"status": "kernel died", "message": str(error)}
+    except UserError as error:
+        result = {"status": "failed", "message": str(error)}
+    except OSError as error:
+        result = {
+            "status": "failed",
+            "message": f"{order['step']}: its notebook could not be written ({error.strerror}).",
+        }
+    Path(order["result"]).write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

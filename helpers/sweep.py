@@ -1,0 +1,255 @@
+"""Many runs: a grid, a list or a random search over parameters, here or on a cluster, gone on with where it stopped."""
+
+import itertools
+import json
+import os
+import random
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from helpers.batch import Specification, do, fetch, prefetch_command, read_record
+from helpers.compare import main as compare
+from helpers.console import View
+from helpers.errors import UserError, nearest
+from helpers.parameters import STEPS
+from helpers.plan import plan
+from helpers.redaction import redacted
+from helpers.run import Run, identity
+from helpers.sources import resolve
+
+KEYS = ("profile", "set", "grid", "list", "random", "seeds")
+RETRIES = 2  # how often a run is sent again, whose Dask worker was lost
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The runs of a sweep: for each the name of its folder and the settings in which it differs from the profile."""
+
+    profile: str
+    fixed: Mapping[str, object]
+    runs: tuple[tuple[str, Mapping[str, object]], ...]
+
+    def specifications(self, folder: Path, jobs: int, time_limit: float) -> list[Specification]:
+        """What each run needs; UserError for the first that cannot be."""
+        threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else 0
+        found = []
+        for name, settings in self.runs:
+            parameters = plan(self.profile, {**self.fixed, **settings})
+            command, shared = prefetch_command(self.profile), str(folder / "shared")
+            found.append(
+                Specification(str(folder / name), parameters, command, None, False, time_limit, threads, shared)
+            )
+        return found
+
+
+def read_sweep(file: Path) -> Sweep:
+    """A sweep from a YAML file; UserError where it is none.
+
+    `grid: {NAME: [values]}` runs every combination, `list: [{NAME: value}]` each as it stands, `random: {runs: N, seed: S, parameters: {NAME: …}}` draws
+    each from a list of values, or from `{low: A, high: B, log: true}`. `seeds: [1, 2]` does each with these seeds of training; `set` holds for all.
+    """
+    try:
+        asked = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"The sweep {str(file)!r} cannot be read ({error.strerror}): name a YAML file.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"The sweep {str(file)!r} is no YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(asked, dict):
+        raise UserError(f"The sweep {str(file)!r} must be a table with {', '.join(KEYS)}.")
+    for key in asked:
+        if key not in KEYS:
+            raise UserError(f"The sweep {str(file)!r} has {key!r}, which means nothing: {nearest(str(key), KEYS)}.")
+    variants = list(_variants(asked))
+    seeds = asked.get("seeds") or []
+    if seeds:
+        variants = [{**variant, "train.seed": seed} for variant in variants for seed in _list("seeds", seeds)]
+    if not variants:
+        raise UserError(f"The sweep {str(file)!r} holds no run: it needs one of grid, list or random.")
+    width = len(str(len(variants) - 1))
+    runs = tuple((f"{number:0{width}d}", variant) for number, variant in enumerate(variants))
+    return Sweep(str(asked.get("profile", "tiny")), _table("set", asked.get("set") or {}), runs)
+
+
+def _variants(asked: Mapping[str, object]) -> Iterator[dict[str, object]]:
+    kinds = [kind for kind in ("grid", "list", "random") if kind in asked]
+    if len(kinds) > 1:
+        raise UserError(f"A sweep has one of grid, list or random, this one has {' and '.join(kinds)}.")
+    if kinds == ["grid"]:
+        grid = {name: _list(f"grid.{name}", values) for name, values in _table("grid", asked["grid"]).items()}
+        yield from (dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values()))
+    elif kinds == ["list"]:
+        yield from (dict(_table("list", variant)) for variant in _list("list", asked["list"]))
+    elif kinds == ["random"]:
+        how = _table("random", asked["random"])
+        draw, names = random.Random(how.get("seed", 0)), _table("random.parameters", how.get("parameters"))
+        if not isinstance(how.get("runs"), int) or how["runs"] < 1:
+            raise UserError(f"random.runs is {how.get('runs')!r}: it must be a whole number of at least 1.")
+        yield from ({name: _drawn(name, spread, draw) for name, spread in names.items()} for _ in range(how["runs"]))
+    elif asked.get("seeds"):
+        yield {}
+
+
+def _drawn(name: str, spread: object, draw: random.Random) -> object:
+    if isinstance(spread, list) and spread:
+        return draw.choice(spread)
+    try:
+        low, high = (float(spread[end]) for end in ("low", "high"))
+        if spread.get("log"):
+            return low * (high / low) ** draw.random()
+        whole = isinstance(spread["low"], int) and isinstance(spread["high"], int)
+        return draw.randint(int(low), int(high)) if whole else draw.uniform(low, high)
+    except (TypeError, KeyError, ValueError, ZeroDivisionError, AttributeError):
+        raise UserError(
+            f"random.parameters.{name} is {spread!r}: it must be a list of values, or {{low: A, high: B}}, with log: true for a logarithmic scale above 0."
+        ) from None
+
+
+def _table(what: str, value: object) -> Mapping[str, object]:
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise UserError(f"{what} is {value!r}: it must be a table of STEP.NAME and values.")
+    return value
+
+
+def _list(what: str, value: object) -> list[object]:
+    if not isinstance(value, list) or not value:
+        raise UserError(f"{what} is {value!r}: it must be a list that is not empty.")
+    return value
+
+
+def work(specifications: list[Specification], earlier: Path | None = None) -> tuple[int, float | None]:
+    """How many steps there are to do, those that runs share counted once, and their seconds as far as an `earlier` run tells."""
+    keys = {(step, identity(what.parameters, step)) for what in specifications for step in STEPS}
+    done = {
+        (step, identity(what.parameters, step))
+        for what in specifications
+        for step in STEPS
+        if Path(resolve(what.run_dir)).exists() and Run(what.run_dir).is_done(step, dict(what.parameters[step]))
+    }
+    try:
+        metrics = json.loads((earlier / "metrics.json").read_text())
+        seconds = sum(metrics[f"seconds_{step}"] for step, _ in keys - done)
+    except (OSError, ValueError, KeyError, TypeError):
+        seconds = None
+    return len(keys - done), seconds
+
+
+def main(
+    file: Path,
+    sweep_dir: str | None,
+    jobs: int,
+    dry_run: bool,
+    scheduler: str | None,
+    index: int | None,
+    time_limit: float,
+    console: Console,
+) -> int:
+    """Do a sweep, or the one run with number `index`, and compare what came out; how many runs did not end well."""
+    asked = read_sweep(file)
+    folder = resolve(sweep_dir or f"runs/{Path(file).stem}")
+    specifications = asked.specifications(folder, jobs, time_limit)
+    if index is not None and index >= len(specifications):
+        raise UserError(
+            f"index is {index}: the sweep has {len(specifications)} runs, choose 0 to {len(specifications) - 1}."
+        )
+    console.print(_plan_table(asked))
+    steps, seconds = work(specifications, resolve(f"runs/{asked.profile}"))
+    guess = (
+        f"about {max(1, round(seconds / jobs / 60))} minutes"
+        if seconds is not None
+        else f"how long, a run of profile {asked.profile} would tell"
+    )
+    console.print(
+        f"{len(specifications)} runs in {os.path.relpath(folder)}, {steps} steps to do, {jobs} at once: {guess}."
+    )
+    if dry_run:
+        return 0
+    for what in specifications:
+        fetch(what.parameters, what.prefetch)
+    names = [name for name, _ in asked.runs]
+    if index is not None:
+        return _all(specifications[index : index + 1], names[index : index + 1], 1, scheduler, console)
+    failed = _all(specifications, names, jobs, scheduler, console)
+    _conclude(folder, names, console)
+    return failed
+
+
+def _plan_table(asked: Sweep) -> Table:
+    names = list(dict.fromkeys(name for _, settings in asked.runs for name in settings))
+    table = Table("run", *names)
+    for name, settings in asked.runs:
+        table.add_row(name, *(f"{settings.get(n, '')}" for n in names))
+    return table
+
+
+def _all(
+    specifications: list[Specification], names: list[str], jobs: int, scheduler: str | None, console: Console
+) -> int:
+    """Do runs beside each other; how many did not end well."""
+    failed, stop = 0, threading.Event()
+    with View(console, len(names)) as view, _executor(jobs, scheduler) as executor:
+        here = [(view.of(name), stop) if scheduler is None else () for name in names]  # a bar does not travel
+        waiting = {
+            executor.submit(do, what, *more): name for name, what, more in zip(names, specifications, here, strict=True)
+        }
+        try:
+            for future in as_completed(waiting):
+                record = _record(future)
+                well = record["status"] == "ok"
+                failed += not well
+                words = record["message"]
+                if well:
+                    words = f"perplexity {record['metrics']['perplexity_finetuned']:.2f}, {record['seconds']:.0f} s"
+                view.finished(waiting[future], f"{'✓' if well else '✗'} {waiting[future]}  {words}")
+        except KeyboardInterrupt:
+            stop.set()
+            for future in waiting:
+                future.cancel()
+            raise
+    return failed
+
+
+@contextmanager
+def _executor(jobs: int, scheduler: str | None) -> Iterator[Executor]:
+    """Threads, each of which waits for the processes of its run; or the workers of a Dask cluster, which see the same folders."""
+    if scheduler is None:
+        with ThreadPoolExecutor(jobs) as pool:
+            yield pool
+        return
+    try:
+        from distributed import Client
+    except ImportError:
+        raise UserError(
+            f"scheduler is {scheduler!r}: the package distributed is not installed here, `pip install distributed` does it."
+        ) from None
+    try:
+        client = Client(scheduler, timeout=10)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"scheduler is {scheduler!r}: it does not answer ({type(error).__name__}); give its address, such as tcp://host:8786."
+        ) from None
+    with client:
+        yield client.get_executor(pure=False, retries=RETRIES)
+
+
+def _record(future: Future) -> dict[str, object]:
+    try:
+        return future.result()
+    except UserError as error:
+        return {"status": "failed", "message": str(error)}
+    except Exception as error:  # of a cluster, too: one run's trouble must not end the others
+        return {"status": "failed", "message": f"{type(error).__name__}: {redacted(str(error))}"}
+
+
+def _conclude(folder: Path, names: list[str], console: Console) -> None:
+    """Compare the runs that ended well: a table here, `comparison.csv` and `report.html` in the sweep's folder."""
+    done = [folder / name for name in names if read_record(folder / name)["status"] == "ok"]
+    if len(done) > 1:
+        compare(done, folder / "comparison.csv", folder / "report.html", console)
