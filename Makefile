@@ -3,7 +3,7 @@ PROFILE ?= tiny
 BIN := .venv/bin
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help env run test test-full test-gpu test-peers bench bench-chunking bench-perplexity bench-training bench-gpu lab notebooks check lock clean
+.PHONY: help env run test test-full test-gpu test-peers bench bench-chunking bench-perplexity bench-training bench-batch bench-gpu lab notebooks check lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -36,7 +36,7 @@ test-peers: env build/peers  ## our numbers against lm-evaluation-harness, which
 build/peers: tests/peers/requirements.txt
 	@rm -rf $@ && $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ -r $<
 
-bench: bench-chunking bench-perplexity bench-training  ## speed and memory beside other libraries, into tests/benchmarks/RESULTS.md
+bench: bench-chunking bench-perplexity bench-training bench-batch  ## speed and memory beside other libraries, into tests/benchmarks/RESULTS.md
 
 bench-chunking: env  ## the same for chunking alone
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target build/bench -r tests/benchmarks/requirements.txt
@@ -48,6 +48,9 @@ bench-perplexity: env build/peers  ## the same for perplexity alone
 
 bench-training: env  ## the same for training alone
 	@$(BIN)/python -m tests.benchmarks.training
+
+bench-batch: env  ## what the runner itself costs, in one run and in a sweep of 24
+	@$(BIN)/python -m tests.benchmarks.batch
 
 bench-gpu: env  ## the same for training on a CUDA GPU
 	@$(BIN)/python -c 'import sys, torch; torch.cuda.is_available() or sys.exit("make bench-gpu needs a CUDA GPU, and torch sees none on this machine.")'

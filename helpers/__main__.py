@@ -1,5 +1,6 @@
 """The command line: `python -m helpers run`, `sweep`, `compare`, `report`, `prefetch`, `train`."""
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -84,9 +85,9 @@ def compare(
     html: Annotated[Path | None, typer.Option(help="Write the table with its figures there too.")] = None,
 ) -> None:
     """Compare runs: what differs, and their perplexities, best first."""
-    from helpers import compare as comparing
+    from helpers import comparison
 
-    comparing.main(runs, csv, html, _console())
+    comparison.main(runs, csv, html, _console())
 
 
 @app.command()
@@ -125,6 +126,11 @@ def main() -> None:
         app(standalone_mode=True)
     except UserError as error:
         print(("helpers: " if "RANK" in os.environ else "") + str(error), file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print("The disk is full: make room, and the same command goes on.", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("Interrupted; what was done stays, and the same command goes on from there.", file=sys.stderr)

@@ -5,6 +5,7 @@
 
 import ast
 import base64
+import errno
 import json
 import os
 import re
@@ -69,6 +70,8 @@ def execute(step: str, output: Path, parameters: dict[str, object]) -> None:
             shutdown_kernel="immediate",  # what it has to keep is on the disk by now; to ask it takes up to 3 seconds
         )
     except papermill.PapermillExecutionError as error:
+        if f"[Errno {errno.ENOSPC}]" in error.evalue:
+            raise UserError(f"{step}: the disk is full: make room, and the same command goes on.") from None
         mine = error.ename in {cls.__name__ for cls in _subclasses(UserError)}
         raise UserError(
             f"{step}: {error.evalue}" if mine else f"{step} failed: {error.ename}: {error.evalue} (see {output})"

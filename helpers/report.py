@@ -106,7 +106,7 @@ def write_report(run: Run, name: str) -> Path:
 
 
 def write_comparison(table: "pd.DataFrame", folders: list[Path], path: Path) -> Path:
-    """Write the table of `compare.comparison` as a page, with perplexity over each number that was varied, and links to the runs."""
+    """Write the table of `comparison.comparison` as a page, with perplexity over each number that was varied, and links to the runs."""
     varied = list(table.columns[1 : table.columns.get_loc("perplexity")])
     figures = []
     for name in varied:

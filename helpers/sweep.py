@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from helpers.batch import Specification, do, fetch, prefetch_command, read_record
-from helpers.compare import main as compare
+from helpers.comparison import main as compare
 from helpers.console import View
 from helpers.errors import UserError, nearest
 from helpers.parameters import STEPS
@@ -89,9 +89,9 @@ def _variants(asked: Mapping[str, object]) -> Iterator[dict[str, object]]:
         yield from (dict(_table("list", variant)) for variant in _list("list", asked["list"]))
     elif kinds == ["random"]:
         how = _table("random", asked["random"])
-        draw, names = random.Random(how.get("seed", 0)), _table("random.parameters", how.get("parameters"))
         if not isinstance(how.get("runs"), int) or how["runs"] < 1:
             raise UserError(f"random.runs is {how.get('runs')!r}: it must be a whole number of at least 1.")
+        draw, names = random.Random(how.get("seed", 0)), _table("random.parameters", how.get("parameters"))
         yield from ({name: _drawn(name, spread, draw) for name, spread in names.items()} for _ in range(how["runs"]))
     elif asked.get("seeds"):
         yield {}

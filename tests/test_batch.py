@@ -284,10 +284,12 @@ def test_values_of_python_and_numpy_become_plain():
 
 
 def command(*arguments, cwd):
+    return command_line([sys.executable, *arguments], cwd)
+
+
+def command_line(line, cwd):
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(
-        [sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=120
-    )
+    return subprocess.run(line, cwd=cwd, env=environment, capture_output=True, text=True, timeout=400)
 
 
 def snapshot(folder):
@@ -362,3 +364,61 @@ def test_every_public_name_leads_to_something():
     assert all(callable(getattr(helpers, name)) for name in helpers.__all__)
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = helpers.no_such_name
+
+
+IN_LITTLE_ROOM = """
+mount -t tmpfs -o size={size}m none {folder} && cd {folder} || exit 9
+{python} -m helpers run --run-dir run; echo "first $?"; ls -A run
+mount -o remount,size=1000m {folder} && {python} -m helpers run --run-dir run; echo "second $?"
+"""
+
+
+@pytest.mark.parametrize(
+    ("size", "missing", "said"),
+    [
+        (1, "02_preprocess", "The disk is full: make room, and the same command goes on."),
+        pytest.param(80, "04_train", "and the same command goes on from checkpoint-120.", marks=pytest.mark.full),
+    ],
+)
+def test_a_disk_that_is_full_is_said_and_with_room_it_goes_on(tmp_path, size, missing, said):
+    probe = subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "none", str(tmp_path)], capture_output=True)
+    if probe.returncode:
+        pytest.skip("a small disk cannot be mounted here: unshare -rm mount is not permitted")
+    script = IN_LITTLE_ROOM.format(size=size, folder=tmp_path, python=sys.executable)
+    if size == 1:
+        script = script.rpartition("mount -o")[0]
+    result = command_line(["unshare", "-rm", "sh", "-c", script], cwd=tmp_path)
+    assert "first 1" in result.stdout and missing not in result.stdout.partition("first 1")[2].split("\n")
+    assert result.stderr.strip().endswith(said) and result.stderr.count("\n") == 1
+    assert size == 1 or "second 0" in result.stdout
+
+
+@pytest.mark.full
+def test_two_hundred_runs_leave_nothing_behind(tmp_path, monkeypatch):
+    """Runs whose first notebook fails at once: processes, files in the temporary folder, descriptors and memory stay what they were."""
+    import gc
+    import tempfile
+
+    import psutil
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.jsonl").write_text("{}\n")
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    what = Specification("run", plan("tiny", {"load.dataset": "empty.jsonl"}))
+
+    def state():
+        gc.collect()
+        me = psutil.Process()
+        left = len(list((tmp_path / "temporary").iterdir()))
+        return len(me.children(recursive=True)), left, me.num_fds(), me.num_threads(), me.memory_info().rss
+
+    for _ in range(5):
+        assert batch.do(what)["status"] == "failed"
+    before = state()
+    for _ in range(200):
+        assert batch.do(what)["status"] == "failed"
+    after = state()
+    assert after[:4] == before[:4] and before[:2] == (0, 0)
+    assert after[4] < before[4] + 20e6
