@@ -27,7 +27,8 @@ def commands() -> None:
 
 
 def _console() -> Console:
-    return Console(highlight=False, soft_wrap=True)
+    width = None if sys.stdout.isatty() else 200  # a table in a file or a pipe keeps its lines whole
+    return Console(highlight=False, soft_wrap=True, width=width)
 
 
 @app.command()

@@ -9,6 +9,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from huggingface_hub import ModelCard
 
 from helpers import hub, redaction
 from helpers.batch import prefetch_command
@@ -129,6 +130,24 @@ def test_the_guides_run_end_to_end_then_again_without_a_network(server, client, 
     server.add("dataset", PLAIN, {"data/train.jsonl": records(50)})
     again = client(*["-m", "helpers", "run", "--profile", "eli5", "--run-dir", str(tmp_path / "run"), *small])
     assert again.stdout.count("done already") == 6  # what was fetched once stays until it is fetched anew
+    asked = ["-p", "push_to_hub=true", "-p", "hub_model_id=mine"]
+    refused = client("-m", "helpers", "run", "--profile", "eli5", "--run-dir", str(run.folder), *small, *asked)
+    assert refused.returncode == 1 and "nobody is logged in" in refused.stderr
+    pushed = client(
+        "-m", "helpers", "run", "--profile", "eli5", "--run-dir", str(run.folder), *small, *asked, HF_TOKEN=TOKEN
+    )
+    assert pushed.returncode == 0, pushed.stderr
+    published = server.repositories["model", "tester/mine"]
+    assert published.private
+    files = published.at("main")
+    assert {"model.safetensors", "tokenizer.json", "generation_config.json", "config.json", "README.md"} <= files.keys()
+    card = ModelCard(files["README.md"].decode()).data.to_dict()
+    [result] = card["model-index"][0]["results"]
+    metrics = json.loads((run.folder / "metrics.json").read_text())
+    assert result["metrics"][0]["value"] == pytest.approx(metrics["perplexity_finetuned"], abs=1e-3)
+    assert (card["base_model"], card["datasets"]) == ("distilbert/distilgpt2", [PLAIN])
+    assert f"commit `{model}`" in files["README.md"].decode() and '"tester/mine"' in files["README.md"].decode()
+    assert not any(TOKEN.encode() in p.read_bytes() for p in run.folder.rglob("*") if p.is_file())
 
 
 def test_what_is_not_there_is_refused_at_once_with_the_command(client):

@@ -161,7 +161,7 @@ def test_a_run_that_fails_does_not_stop_the_others(whole):
     assert status == 1, error
     records = [json.loads((folder / "out" / str(i) / "run.json").read_text()) for i in range(3)]
     assert [r["status"] for r in records] == ["ok", "ok", "failed"]
-    assert "✗ 2  train: block_size is 99999" in out and "✓ 0  perplexity" in out
+    assert "✗ 2  chunk: block_size is 99999" in out and "✓ 0  perplexity" in out
 
 
 def test_shared_steps_are_done_once(whole):
@@ -189,6 +189,7 @@ def test_run_again_it_has_nothing_to_do(whole):
     assert {how["done"] for how in record["steps"].values()} == {"before"}
 
 
+@pytest.mark.full
 def test_one_run_by_its_index_gives_the_same(whole, tmp_path):
     (tmp_path / "sweep.yaml").write_text((whole[0] / "sweep.yaml").read_text())
     status, _, error = done(tmp_path, "--index", "1")
