@@ -11,7 +11,7 @@ import numpy as np
 
 from helpers import hub
 from helpers.columns import texts
-from helpers.errors import DataError, ParameterError, UserError
+from helpers.errors import DataError, ParameterError, UserError, first_line
 from helpers.sources import READERS, fingerprint, obtain, source_of
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def load_examples(dataset: str, split: str, configuration: str = "") -> "Dataset
         found = datasets.load_dataset(**reader, split=split)
     except (ValueError, AssertionError, KeyError, TypeError, RuntimeError) as error:
         raise ParameterError(
-            "split", split, f"{dataset!r} has no such split ({_first_line(error)}), try 'train[:1000]'"
+            "split", split, f"{dataset!r} has no such split ({first_line(error)}), try 'train[:1000]'"
         ) from None
     asked = re.fullmatch(r".*\[(\d*):(\d+)\]", split)
     if asked and len(found) < int(asked[2]) - int(asked[1] or 0):
@@ -82,12 +82,8 @@ def _unreadable(dataset: str, reader: dict[str, object], path: Path, error: Exce
             f"{dataset!r} has others ({' '.join(str(error).split()).rstrip('.')})",
         )
     return DataError(
-        f"dataset is {dataset!r}: nothing in it could be read{how} ({_first_line(error.__cause__ or error)})."
+        f"dataset is {dataset!r}: nothing in it could be read{how} ({first_line(error.__cause__ or error)})."
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
 
 
 def drop_empty(examples: "Dataset", text_column: str) -> "Dataset":

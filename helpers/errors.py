@@ -41,3 +41,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1)
     return f"the nearest is {close[0]!r}" if close else f"there are {', '.join(known)}"
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, in one line without its full stop, to stand inside a sentence of ours."""
+    return str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__

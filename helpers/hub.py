@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from helpers.errors import DataError, ModelError, UserError
+from helpers.errors import DataError, ModelError, UserError, first_line
 
 MIRRORS = {  # names under which a data set is known, and where it lies today: the first place that gives it is taken
     "eli5_category": (
@@ -137,7 +137,7 @@ def _fetch(kind: str, name: str, command: str | None) -> Copy:
         ) from OSError()
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        why = "the disk is full: make room, and the same command goes on" if full else _first_line(error)
+        why = "the disk is full: make room, and the same command goes on" if full else first_line(error)
         raise fail(f"{said}it could not be fetched ({why}).") from None
 
 
@@ -189,10 +189,6 @@ def _refusal(error: Exception, place: Place) -> str:
             "the Hub has had too many requests from here: wait some minutes, or log in, and the same command goes on."
         )
     return f"the Hub answers with status {status}: try later, the same command goes on."
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
 
 
 def login_state() -> str:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from helpers.errors import ModelError
+from helpers.errors import ModelError, first_line
 from helpers.sources import obtain
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
     try:
         tokenizer = AutoTokenizer.from_pretrained(_where(name))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
-        raise ModelError(f"model is {name!r}: no tokenizer could be loaded from it ({_first_line(error)}).") from None
+        raise ModelError(f"model is {name!r}: no tokenizer could be loaded from it ({first_line(error)}).") from None
     if not tokenizer.is_fast:
         raise ModelError(f"model is {name!r}: its tokenizer has no fast (Rust) version, which the helpers need.")
     if tokenizer.eos_token_id is None:
@@ -66,7 +66,7 @@ def load_model(name: str | Path) -> "PreTrainedModel":
             raise ModelError(f"model is {str(name)!r}: it is no causal language model but {made}.")
         model = AutoModelForCausalLM.from_pretrained(_where(str(name)), dtype=torch.float32, use_safetensors=True)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"model is {str(name)!r}: no model could be loaded from it ({_first_line(error)}).") from None
+        raise ModelError(f"model is {str(name)!r}: no model could be loaded from it ({first_line(error)}).") from None
     quicken(model)
     model.loss_type = "ForCausalLM"
     model.config.use_cache = False
@@ -109,9 +109,5 @@ def load_config(name: str) -> object:
         return AutoConfig.from_pretrained(_where(name))
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
-            f"model is {name!r}: no configuration could be loaded from it ({_first_line(error)})."
+            f"model is {name!r}: no configuration could be loaded from it ({first_line(error)})."
         ) from None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0].rstrip(".")

@@ -77,7 +77,7 @@ def sources(parameters: Mapping[str, object]) -> dict[str, str]:
         elif name and (path := source_of(kind, name)):
             found[kind] = fingerprint(path)
         elif name and (copy := hub.cached(kind, name)):
-            found[kind] = f"{copy.name.partition('@')[0]}@{copy.commit}"
+            found[kind] = f"{hub.place_of(kind, copy.name).repo}@{copy.commit}"
     return found
 
 

@@ -407,3 +407,9 @@ def test_a_token_in_an_artifact_keeps_it_from_being_kept(tmp_path, name):
     with pytest.raises(UserError, match=f"{name} of step 'load' holds what looks like a token"):
         step.finish()
     assert Run(tmp_path / "run").record("load") is None
+
+
+def test_what_was_used_is_a_repository_and_a_commit_also_for_single_files(server, client):
+    commit = server.add("dataset", "me/data", {"a.jsonl": b'{"x": "y"}'})
+    program = "from helpers.sources import obtain, sources; n = 'hf://datasets/me/data/a.jsonl'; obtain('dataset', n); print(sources({'dataset': n}))"
+    assert f"'dataset': 'me/data@{commit}'" in client("-c", program).stdout
