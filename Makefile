@@ -20,11 +20,15 @@ env:  ## make .venv from requirements.lock, if it is not there or the lock has c
 run: env  ## run the six notebooks (PROFILE=tiny) into runs/PROFILE
 	@$(BIN)/python -m helpers run --profile $(PROFILE)
 
+# The notebooks first, with every core; then the tests, two files at a time with a core for each.
+NOTEBOOKS := $(BIN)/python -m pytest -q notebooks
+TESTS := OMP_NUM_THREADS=1 RAYON_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile tests
+
 test: env  ## every quick test, the notebooks among them
-	@$(BIN)/python -m pytest -q -m "not full and not gpu and not peers"
+	@$(NOTEBOOKS) && $(TESTS) -m "not full and not gpu and not peers"
 
 test-full: env  ## every test that needs no GPU, with a thousand generated cases for each property
-	@HYPOTHESIS_PROFILE=full $(BIN)/python -m pytest -q -m "not gpu and not peers"
+	@$(NOTEBOOKS) && HYPOTHESIS_PROFILE=full $(TESTS) -m "not gpu and not peers"
 
 test-gpu: env  ## the notebooks and the device paths on a CUDA GPU
 	@$(BIN)/python -c 'import sys, torch; torch.cuda.is_available() or sys.exit("make test-gpu needs a CUDA GPU, and torch sees none on this machine.")'

@@ -1,13 +1,6 @@
-"""What every test may use: no network, few threads, small models made on the spot, real text where it lies beside the project."""
+"""What every test may use: few threads, small models made on the spot, real text where it lies beside the project."""
 
 import os
-import shutil
-import tempfile
-
-os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="clm-notebooks-tests-")  # the user's own is left alone
-os.environ["HF_HUB_OFFLINE"] = "1"  # before any Hugging Face import: a test that reaches for the Hub fails at once
-os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
-
 from pathlib import Path
 
 import pytest
@@ -22,11 +15,6 @@ quiet = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, Healt
 settings.register_profile("quick", max_examples=60, derandomize=True, **quiet)
 settings.register_profile("full", max_examples=1000, **quiet)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
-
-
-def pytest_unconfigure() -> None:
-    """Remove the cache of the tests."""
-    shutil.rmtree(os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture

@@ -1,16 +1,24 @@
-"""The notebooks as tests: nbval, made to run them small and in a fresh run folder, and cured of what it lets through.
+"""The notebooks as tests: nbval, made to run them small, offline and in a fresh run folder, and cured of what it lets through.
 
 nbval waits the whole cell timeout for a kernel that is dead, goes on after a failure, and takes a cell for good as long as no error
 message reaches it. Here the kernel is watched while a cell runs, the kernel's own verdict on the cell counts, and what follows a
 failed cell is skipped.
 """
 
+import os
 import queue
+import shutil
+import tempfile
 import time
 
 import pytest
 from nbval.kernel import RunningKernel
 from nbval.plugin import IPyNbCell, IPyNbFile
+
+from helpers.notebooks import QUIET
+
+# Before any Hugging Face import: what reaches for the Hub fails at once, and the user's own cache is left alone.
+os.environ |= {**QUIET, "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": tempfile.mkdtemp(prefix="clm-notebooks-tests-")}
 
 # What is set in a notebook's parameters cell so that it runs small; nothing that a checked output depends on.
 SMALL = {
@@ -43,6 +51,11 @@ def pytest_configure(config):
     RunningKernel.await_reply = wait_for_reply
 
 
+def pytest_unconfigure():
+    """Remove the cache of the tests."""
+    shutil.rmtree(os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
+
+
 def pytest_collection_modifyitems(config, items):
     """Append the overrides to each notebook's parameters cell."""
     run_dir = None
@@ -54,7 +67,9 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_runtest_setup(item):
-    """Skip what comes after a failed cell, in this notebook and in those that build on it."""
+    """Skip what only a person can do, and what comes after a failed cell, in this notebook and in those that build on it."""
+    if isinstance(item, IPyNbCell) and item.options["skip"]:
+        pytest.skip(f"{item.path.stem}, {item.name} is tagged nbval-skip: a person does it, not a run")
     if isinstance(item, IPyNbCell) and (cause := getattr(item.session, "broken_notebook", None)):
         pytest.skip(f"an earlier cell failed: {cause}")
 
