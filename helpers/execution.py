@@ -47,7 +47,7 @@ class Child:
         self.progress, self.result = self.folder / "progress.json", self.folder / "result.json"
         own = {FILE: str(self.progress), "JUPYTER_RUNTIME_DIR": str(self.folder)}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "helpers.execution"],
+            [sys.executable, "-m", "helpers.execution", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -186,27 +186,34 @@ def _command(process: psutil.Process) -> list[str]:
 
 
 def _end_with(parent: int) -> None:
-    """End this process and its children when the parent is gone, however it went."""
+    """End this process and its children, and remove its folder, when the parent is gone, however it went."""
     while os.getppid() == parent:
         time.sleep(POLL)
     for process in psutil.Process().children(recursive=True):
         process.kill()
+    shutil.rmtree(Path(os.environ[FILE]).parent, ignore_errors=True)
     os._exit(1)
 
 
 def main() -> None:
     """What the process does: read the order, run the notebook, write how it went."""
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_end_with, args=(parent := int(sys.argv[1]),), daemon=True).start()
     # jsonschema, which nbformat imports, would load a grammar of web addresses: a second, for a check that no notebook needs
     sys.modules["rfc3987_syntax"] = None
     import papermill  # noqa: F401  before there is anything to do
+    from jupyter_client import AsyncKernelManager
+    from jupyter_core.utils import run_sync
 
     from helpers.notebooks import KernelDied, execute
 
-    order = json.load(sys.stdin)
+    kernel = AsyncKernelManager(kernel_name="python3")
+    run_sync(kernel.start_kernel)(extra_arguments=["--HistoryManager.hist_file=:memory:"])
+    if not (text := sys.stdin.read()):
+        _end_with(parent)
+    order = json.loads(text)
     result = {"status": "ok", "message": ""}
     try:
-        execute(order["step"], Path(order["output"]), order["parameters"])
+        execute(order["step"], Path(order["output"]), order["parameters"], kernel)
     except KernelDied as error:
         result = {"status": "kernel died", "message": str(error)}
     except UserError as error:
@@ -217,6 +224,8 @@ def main() -> None:
             "message": f"{order['step']}: its notebook could not be written ({error.strerror}).",
         }
     Path(order["result"]).write_text(json.dumps(result))
+    run_sync(kernel.shutdown_kernel)(now=True)
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from helpers.redaction import redacted
 from helpers.sources import PROJECT
 
 if TYPE_CHECKING:
+    from jupyter_client import AsyncKernelManager
     from nbformat import NotebookNode
 
 QUIET = {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
@@ -48,11 +49,11 @@ class KernelDied(UserError):
     """The kernel of a notebook has ended by itself."""
 
 
-def execute(step: str, output: Path, parameters: dict[str, object]) -> None:
+def execute(step: str, output: Path, parameters: dict[str, object], kernel: "AsyncKernelManager | None" = None) -> None:
     """Run a step's notebook through papermill, the executed notebook written to `output`.
 
-    What is written has no token in it, and is whole or not there. Raises UserError with one sentence if the notebook fails, for
-    whatever reason.
+    What is written has no token in it, and is whole or not there. `kernel` is one that has been started for it, and is left running.
+    Raises UserError with one sentence if the notebook fails, for whatever reason.
     """
     import papermill
     from nbclient.exceptions import DeadKernelError
@@ -67,6 +68,7 @@ def execute(step: str, output: Path, parameters: dict[str, object]) -> None:
             kernel_name="python3",
             progress_bar=False,
             cwd=Path.cwd(),
+            km=kernel,
             shutdown_kernel="immediate",  # what it has to keep is on the disk by now; to ask it takes up to 3 seconds
         )
     except papermill.PapermillExecutionError as error:

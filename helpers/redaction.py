@@ -5,7 +5,7 @@ import os
 import re
 from pathlib import Path
 
-_LOOKS_LIKE_A_TOKEN = r"\bhf_[A-Za-z0-9]{30,}"
+_LOOKS_LIKE_A_TOKEN = "hf_[A-Za-z0-9]{30,}"
 _SECRET_NAME = re.compile(r"token|secret|passw|api_?key|credential", re.IGNORECASE)
 HIDDEN = "hf_…"
 

@@ -120,9 +120,8 @@ def test_a_killed_runner_takes_its_kernel_with_it(tmp_path):
     import sys
 
     program = "from helpers.batch import *; from helpers.plan import plan; do(Specification('run', plan('tiny')))"
-    runner = subprocess.Popen(
-        [sys.executable, "-c", program], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(PROJECT)}
-    )
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "TMPDIR": str(tmp_path)}
+    runner = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, env=environment)
     family, until = [], time.monotonic() + 60
     while not any("ipykernel_launcher" in " ".join(p.cmdline()) for p in family if p.is_running()):
         family = psutil.Process(runner.pid).children(recursive=True)
@@ -132,3 +131,4 @@ def test_a_killed_runner_takes_its_kernel_with_it(tmp_path):
     runner.wait()
     gone, alive = psutil.wait_procs(family, timeout=10)
     assert not alive and len(gone) >= 2
+    assert not list(tmp_path.glob("clm-notebooks-*"))
