@@ -45,13 +45,12 @@ class Child:
     def __init__(self, environment: Mapping[str, str] | None = None, keep_open: tuple[int, ...] = ()):
         self.folder = Path(tempfile.mkdtemp(prefix="clm-notebooks-"))
         self.progress, self.result = self.folder / "progress.json", self.folder / "result.json"
-        own = {FILE: str(self.progress), "JUPYTER_RUNTIME_DIR": str(self.folder)}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "helpers.execution", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            env={**os.environ, **QUIET, **(environment or {}), **own},
+            env={**os.environ, **QUIET, **(environment or {}), FILE: str(self.progress)},
             pass_fds=keep_open,
             start_new_session=True,
         )
@@ -191,8 +190,12 @@ def _end_with(parent: int) -> None:
         time.sleep(POLL)
     for process in psutil.Process().children(recursive=True):
         process.kill()
-    shutil.rmtree(Path(os.environ[FILE]).parent, ignore_errors=True)
+    shutil.rmtree(_own_folder(), ignore_errors=True)
     os._exit(1)
+
+
+def _own_folder() -> Path:
+    return Path(os.environ[FILE]).parent
 
 
 def main() -> None:
@@ -206,7 +209,7 @@ def main() -> None:
 
     from helpers.notebooks import KernelDied, execute
 
-    kernel = AsyncKernelManager(kernel_name="python3")
+    kernel = AsyncKernelManager(kernel_name="python3", connection_file=str(_own_folder() / "kernel.json"))
     run_sync(kernel.start_kernel)(extra_arguments=["--HistoryManager.hist_file=:memory:"])
     if not (text := sys.stdin.read()):
         _end_with(parent)

@@ -60,9 +60,10 @@ def execute(step: str, output: Path, parameters: dict[str, object], kernel: "Asy
     from papermill.iorw import papermill_io
 
     papermill_io.register(_Redacting.SCHEME, _Redacting)
+    output = Path(os.path.relpath(output))  # papermill writes both paths down, and the folder may be moved
     try:
         papermill.execute_notebook(
-            _literally(path_of(step)),
+            _literally(os.path.relpath(path_of(step))),
             _Redacting.SCHEME + _literally(output),
             parameters,
             kernel_name="python3",
@@ -84,7 +85,7 @@ def execute(step: str, output: Path, parameters: dict[str, object], kernel: "Asy
         ) from None
 
 
-def _literally(path: Path) -> str:
+def _literally(path: str | Path) -> str:
     """A path in which papermill replaces nothing."""
     return str(path).replace("{", "{{").replace("}", "}}")
 

@@ -15,7 +15,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from helpers.batch import Specification, do, fetch, prefetch_command, read_record
+from helpers.batch import Specification, do, fetch, prefetch_command
 from helpers.comparison import main as compare
 from helpers.console import View
 from helpers.errors import UserError, nearest
@@ -175,10 +175,11 @@ def main(
         fetch(what.parameters, what.prefetch)
     names = [name for name, _ in asked.runs]
     if index is not None:
-        return _all(specifications[index : index + 1], names[index : index + 1], 1, scheduler, console)
-    failed = _all(specifications, names, jobs, scheduler, console)
-    _conclude(folder, names, console)
-    return failed
+        return 1 - len(_all(specifications[index : index + 1], names[index : index + 1], 1, scheduler, console))
+    well = sorted(_all(specifications, names, jobs, scheduler, console))
+    if len(well) > 1:
+        compare([folder / name for name in well], folder / "comparison.csv", folder / "report.html", console)
+    return len(names) - len(well)
 
 
 def _plan_table(asked: Sweep) -> Table:
@@ -191,9 +192,9 @@ def _plan_table(asked: Sweep) -> Table:
 
 def _all(
     specifications: list[Specification], names: list[str], jobs: int, scheduler: str | None, console: Console
-) -> int:
-    """Do runs beside each other; how many did not end well."""
-    failed, stop = 0, threading.Event()
+) -> list[str]:
+    """Do runs beside each other; the names of those that ended well."""
+    well, stop = [], threading.Event()
     with View(console, len(names)) as view, _executor(jobs, scheduler) as executor:
         here = [(view.of(name), stop) if scheduler is None else () for name in names]  # a bar does not travel
         waiting = {
@@ -201,19 +202,19 @@ def _all(
         }
         try:
             for future in as_completed(waiting):
-                record = _record(future)
-                well = record["status"] == "ok"
-                failed += not well
-                words = record["message"]
-                if well:
-                    words = f"perplexity {record['metrics']['perplexity_finetuned']:.2f}, {record['seconds']:.0f} s"
-                view.finished(waiting[future], f"{'✓' if well else '✗'} {waiting[future]}  {words}")
+                name, record = waiting[future], _record(future)
+                if record["status"] == "ok":
+                    well.append(name)
+                    perplexity = record["metrics"]["perplexity_finetuned"]
+                    view.finished(name, f"✓ {name}  perplexity {perplexity:.2f}, {record['seconds']:.0f} s")
+                else:
+                    view.finished(name, f"✗ {name}  {record['message']}")
         except KeyboardInterrupt:
             stop.set()
             for future in waiting:
                 future.cancel()
             raise
-    return failed
+    return well
 
 
 @contextmanager
@@ -246,10 +247,3 @@ def _record(future: Future) -> dict[str, object]:
         return {"status": "failed", "message": str(error)}
     except Exception as error:  # of a cluster, too: one run's trouble must not end the others
         return {"status": "failed", "message": f"{type(error).__name__}: {redacted(str(error))}"}
-
-
-def _conclude(folder: Path, names: list[str], console: Console) -> None:
-    """Compare the runs that ended well: a table here, `comparison.csv` and `report.html` in the sweep's folder."""
-    done = [folder / name for name in names if read_record(folder / name)["status"] == "ok"]
-    if len(done) > 1:
-        compare(done, folder / "comparison.csv", folder / "report.html", console)

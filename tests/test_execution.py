@@ -99,10 +99,9 @@ def test_progress_is_shown_and_no_connection_file_is_left(notebook, tmp_path):
     cell = "import time; from helpers.progress import Progress; p = Progress(5, 'things'); time.sleep(.3); p.advance(2, 'so'); time.sleep(1)"
     assert notebook(cell, show=shown.append).status == "ok"
     assert shown and shown[-1]["done"] == 2 and shown[-1]["note"] == "so"
-    cell = "import os; print(os.environ['JUPYTER_RUNTIME_DIR'])"
-    notebook(cell)
-    folder = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells[0].outputs[0].text.strip()
-    assert folder and not os.path.exists(folder)
+    notebook("from ipykernel import get_connection_file as f; print(open(f()).read()[0], f())")
+    said = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells[0].outputs[0].text.split()
+    assert said[0] == "{" and not os.path.exists(os.path.dirname(said[1])) and "clm-notebooks-" in said[1]
 
 
 def test_an_output_that_cannot_be_written_is_said(notebook):
