@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 
 STYLE = """
 :root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 50rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; margin: 1rem 0; } td, th { padding: .2rem 1rem .2rem 0; text-align: left; vertical-align: top; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; margin: 1rem 0; font-size: .9rem; }
+td, th { padding: .2rem .8rem .2rem 0; text-align: left; vertical-align: top; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; } tr { border-bottom: 1px solid #8884; }
 img { max-width: 100%; background: white; } blockquote { margin: 0 0 1rem; padding-left: 1rem; border-left: 3px solid #8888; white-space: pre-wrap; }
 .light { background: white; color: black; color-scheme: light; padding: .5rem; }
-@media print { body { max-width: none; margin: 0; } h2 { break-after: avoid; } img, table { break-inside: avoid; } }
+@media print { body { max-width: none; margin: 0; font-size: 12px; } .wide { overflow: visible; } td, th { padding-right: .5rem; } h2 { break-after: avoid; } img, tr { break-inside: avoid; } }
 """
 
 
@@ -41,7 +42,7 @@ def _table(rows: list[dict[str, object]]) -> str:
             )
             + "</tr>"
         )
-    return f"<table><tr>{head}</tr>{body}</table>"
+    return f"<div class=wide><table><tr>{head}</tr>{body}</table></div>"
 
 
 def _page(title: str, parts: list[str], path: Path) -> Path:
