@@ -97,7 +97,7 @@ def report(run_dir: Annotated[Path, typer.Argument(help="The folder of a complet
     from helpers.report import write_report
     from helpers.run import Run
 
-    print(os.path.relpath(write_report(Run(run_dir), run_dir.resolve().name)))
+    print(os.path.relpath(write_report(Run(run_dir))))
 
 
 @app.command()

@@ -17,10 +17,12 @@ from helpers.errors import RunError, UserError
 from helpers.execution import Child, Outcome, run_notebook
 from helpers.parameters import STEPS, folder_of
 from helpers.plan import plan
+from helpers.report import write_report
 from helpers.run import Run, identity, write_json
 from helpers.sources import EMBEDDED, needs_fetching, obtain
 
 FORMAT = 1  # of run.json
+REPORTING = threading.Lock()  # figures are not drawn by several threads at once
 PATIENCE = 3.0  # seconds for what a killed runner has started to end, before a run is refused
 Tell = Callable[
     [str, str, dict], None
@@ -52,7 +54,7 @@ def quiet(event: str, step: str, more: dict) -> None:
 def do(what: Specification, tell: Tell = quiet, stop: threading.Event | None = None) -> dict[str, object]:
     """Do every step of a run that is not done yet, and return its record, which is `run.json` too.
 
-    Its `status` is `ok`, `failed`, `timed out`, `kernel died` or `interrupted`, with a `message` that says why. Raises RunError only where the folder
+    Its `status` is `ok`, `failed`, `timed out`, `kernel died` or `interrupted`, with a `message` that says why. One that is `ok` leaves `report.html`. Raises RunError only where the folder
     cannot be used, or another run holds it.
     """
     folder = Run(what.run_dir)
@@ -74,6 +76,9 @@ def do(what: Specification, tell: Tell = quiet, stop: threading.Event | None = N
             [outcome.peak_memory_mb, *(s["peak_memory_mb"] for s in record["steps"].values())]
         )
         record["metrics"] = folder.write_metrics()
+        if outcome.status == "ok":
+            with REPORTING:
+                write_report(folder)
         write_json(folder.folder / "run.json", record)
     return record
 

@@ -1,5 +1,6 @@
 """What a run or a sweep shows in a terminal while it works, and the table at its end."""
 
+import json
 import os
 import threading
 from types import TracebackType
@@ -75,10 +76,8 @@ class View:
 
 
 def summary(folder: Run, console: Console) -> None:
-    """Print the table at the end of a run, and write its report."""
-    from helpers.report import write_report
-
-    metrics = folder.write_metrics()
+    """Print the table at the end of a run, and where its report lies."""
+    metrics = json.loads((folder.folder / "metrics.json").read_text())
     table = Table("", "base", "fine-tuned")
     table.add_row("perplexity", f"{metrics['perplexity_base']:.2f}", f"{metrics['perplexity_finetuned']:.2f}")
     table.add_row("bits per byte", f"{metrics['bits_per_byte_base']:.3f}", f"{metrics['bits_per_byte_finetuned']:.3f}")
@@ -92,4 +91,4 @@ def summary(folder: Run, console: Console) -> None:
         f"{metrics['train_tokens_per_second']:,.0f} a second in training, {metrics['dtype']} on {metrics['device']}"
     )
     console.print("seconds: " + ", ".join(f"{step} {metrics[f'seconds_{step}']:.1f}" for step in STEPS))
-    console.print(f"report: {os.path.relpath(write_report(folder, folder.folder.name))}")
+    console.print(f"report: {os.path.relpath(folder.folder / 'report.html')}")

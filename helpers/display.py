@@ -100,25 +100,32 @@ def draw_lines(lines: dict[str, tuple[list[float], list[float]]], xlabel: str, y
     figure, ax = axes()
     for (name, (x, y)), colour in zip(lines.items(), COLOURS, strict=False):
         ax.plot(x, y, color=colour, marker="o", label=name)
-    ax.set(xlabel=xlabel, ylabel=ylabel, xscale="log")
-    ticks = []
-    for value in x:
-        if not ticks or value >= 1.25 * ticks[-1]:  # closer ones would run into each other
-            ticks.append(value)
-    ax.set_xticks(ticks, [f"{value:g}" for value in ticks], minor=False)
-    ax.set_xticks([], minor=True)
+    _logarithmic(ax, x)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.legend(frameon=False)
     return figure
 
 
 def draw_points(x: list[float], y: list[float], xlabel: str, ylabel: str) -> "Figure":
-    """Points, on a logarithmic axis where the numbers below it span more than a factor of eight."""
+    """Points, against a logarithmic scale where the numbers below it are above 0 and the largest is twice the smallest or more."""
     figure, ax = axes()
-    ax.plot(x, y, "o", color="#0072B2")
-    if min(x) > 0 and max(x) / min(x) > 8:
-        ax.set_xscale("log")
+    ax.plot(x, y, "o", color=COLOURS[0])
+    if min(x) > 0 and max(x) >= 2 * min(x):
+        _logarithmic(ax, x)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     return figure
+
+
+def _logarithmic(ax: object, x: list[float]) -> None:
+    """A logarithmic scale below, with the numbers themselves on it; those that would run into each other are left out."""
+    ticks: list[float] = []
+    apart = max(1.25, (max(x) / min(x)) ** 0.1)
+    for value in sorted(x):
+        if not ticks or value >= apart * ticks[-1]:
+            ticks.append(value)
+    ax.set_xscale("log")
+    ax.set_xticks(ticks, [f"{value:.3g}" for value in ticks], minor=False)
+    ax.set_xticks([], minor=True)
 
 
 def heat_map(text: str, offsets: list[tuple[int, int]], nats: dict[str, np.ndarray], most: float = 20.0) -> "HTML":

@@ -55,7 +55,7 @@ def _page(title: str, parts: list[str], path: Path) -> Path:
     return path
 
 
-def write_report(run: Run, name: str) -> Path:
+def write_report(run: Run) -> Path:
     """Write `report.html` into the folder of a complete run, from what its steps have left there."""
     metrics = json.loads((run.folder / "metrics.json").read_text())
     records = {step: run.record(step) for step in STEPS}
@@ -103,7 +103,7 @@ def write_report(run: Run, name: str) -> Path:
         + "</ul>",
         "<p>Made with " + ", ".join(f"{k} {v}" for k, v in records["infer"]["versions"].items()) + ".</p>",
     ]
-    return _page(f"Run {name}", parts, run.folder / "report.html")
+    return _page(f"Run {run.folder.resolve().name}", parts, run.folder / "report.html")
 
 
 def write_comparison(table: "pd.DataFrame", folders: list[Path], path: Path) -> Path:

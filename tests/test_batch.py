@@ -163,6 +163,7 @@ def runner(tmp_path, monkeypatch):
             return Outcome("ok", "", 1.0, 7)
 
         monkeypatch.setattr(batch, "run_notebook", run_notebook)
+        monkeypatch.setattr(batch, "write_report", lambda folder: None)
         monkeypatch.setattr(batch, "Child", lambda *_: SimpleNamespace(discard=lambda: None))
         what = Specification(folder, plan("tiny", settings), start=start, force=force, shared=shared)
         record = batch.do(pickle.loads(pickle.dumps(what)))
