@@ -1,5 +1,10 @@
-"""The interactive pieces of the notebooks. Each has a still picture or text beside it, made by the same code."""
+"""The interactive pieces of the notebooks. Each has a still picture or text beside it, made by the same code.
 
+None of them is made with `ipywidgets.Output`: where a notebook is executed without a browser, nbclient answers that widget on the channel
+on which it waits for the end of the cell, and now and then waits for ever.
+"""
+
+import html
 import os
 import time
 from typing import TYPE_CHECKING
@@ -7,7 +12,7 @@ from typing import TYPE_CHECKING
 from transformers import TrainerCallback
 
 from helpers.chunking import chunk
-from helpers.display import draw_blocks, draw_losses, picture, png
+from helpers.display import draw_blocks, draw_losses, png
 from helpers.errors import UserError
 from helpers.generation import continue_text
 from helpers.parameters import RULES
@@ -23,33 +28,28 @@ if TYPE_CHECKING:
 def block_size_slider(tokenized: "DatasetDict", eos_token_id: int, context: int) -> "Widget":
     """The first blocks in colour, for a block size and a strategy that the reader chooses."""
     import ipywidgets
-    from IPython.display import display
-
-    def draw(block_size: int, strategy: str) -> None:
-        try:
-            blocks, accounts = chunk(tokenized, block_size, eos_token_id, strategy)
-        except UserError as error:
-            print(error)
-            return
-        account = accounts["train"]
-        print(
-            f"{account.blocks:,} blocks, {account.places_filled:.1%} of their places filled, {account.documents_cut:,} documents cut"
-        )
-        display(
-            picture(
-                draw_blocks(blocks["train"], block_size),
-                f"The first blocks of {block_size} tokens, coloured by document.",
-            )
-        )
 
     sizes = [size for size in (16, 32, 64, 128, 256, 512, 1024) if size <= context]
-    return ipywidgets.interactive(
-        draw,
-        block_size=ipywidgets.SelectionSlider(
-            options=sizes, value=min(128, sizes[-1]), description="block_size", continuous_update=False
-        ),
-        strategy=ipywidgets.Dropdown(options=RULES["chunk"]["strategy"].choices, description="strategy"),
+    size = ipywidgets.SelectionSlider(
+        options=sizes, value=min(128, sizes[-1]), description="block_size", continuous_update=False
     )
+    strategy = ipywidgets.Dropdown(options=RULES["chunk"]["strategy"].choices, description="strategy")
+    said, image = ipywidgets.HTML(), ipywidgets.Image(format="png", width=700)
+
+    def draw(_=None) -> None:
+        try:
+            blocks, accounts = chunk(tokenized, size.value, eos_token_id, strategy.value)
+        except UserError as error:
+            said.value = html.escape(str(error))
+            return
+        account = accounts["train"]
+        said.value = f"{account.blocks:,} blocks, {account.places_filled:.1%} of their places filled, {account.documents_cut:,} documents cut"
+        image.value = png(draw_blocks(blocks["train"], size.value))
+
+    for knob in (size, strategy):
+        knob.observe(draw, "value")
+    draw()
+    return ipywidgets.VBox([size, strategy, said, image])
 
 
 class LiveCurve(TrainerCallback):
@@ -92,19 +92,16 @@ def playground(models: dict[str, "PreTrainedModel"], tokenizer: "PreTrainedToken
         "top_p": ipywidgets.FloatSlider(value=0.95, min=0.05, max=1.0, step=0.05, description="top_p"),
         "seed": ipywidgets.IntText(value=0, description="seed"),
     }
-    button, output = ipywidgets.Button(description="Continue", button_style="primary"), ipywidgets.Output()
+    button, output = ipywidgets.Button(description="Continue", button_style="primary"), ipywidgets.HTML()
 
     def press(_) -> None:
-        output.clear_output()
-        with output:
+        output.value, settings = "", {name: knob.value for name, knob in knobs.items()}
+        try:
             for name, model in models.items():
-                try:
-                    print(
-                        f"{name}\n{continue_text(model, tokenizer, text.value, **{k: w.value for k, w in knobs.items()})}\n"
-                    )
-                except UserError as error:
-                    print(error)
-                    break
+                written = html.escape(continue_text(model, tokenizer, text.value, **settings))
+                output.value += f"<b>{html.escape(name)}</b><p style='white-space: pre-wrap'>{written}</p>"
+        except UserError as error:
+            output.value = html.escape(str(error))
 
     button.on_click(press)
     return ipywidgets.VBox([text, *knobs.values(), button, output])
