@@ -75,11 +75,15 @@ def do(what: Specification, tell: Tell = quiet, stop: threading.Event | None = N
         record["peak_memory_mb"] = max(
             [outcome.peak_memory_mb, *(s["peak_memory_mb"] for s in record["steps"].values())]
         )
-        record["metrics"] = folder.write_metrics()
-        if outcome.status == "ok":
-            with REPORTING:
-                write_report(folder)
-        write_json(folder.folder / "run.json", record)
+        try:
+            record["metrics"] = folder.write_metrics()
+            if outcome.status == "ok":
+                with REPORTING:
+                    write_report(folder)
+            write_json(folder.folder / "run.json", record)
+        except OSError:  # of a full disk, most likely; why the run did not end well is more to the point
+            if outcome.status == "ok":
+                raise
     return record
 
 

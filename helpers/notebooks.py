@@ -74,7 +74,7 @@ def execute(step: str, output: Path, parameters: dict[str, object], kernel: "Asy
         )
     except papermill.PapermillExecutionError as error:
         if f"[Errno {errno.ENOSPC}]" in error.evalue:
-            raise UserError(f"{step}: the disk is full: make room, and the same command goes on.") from None
+            raise _full(step) from None
         mine = error.ename in {cls.__name__ for cls in _subclasses(UserError)}
         raise UserError(
             f"{step}: {error.evalue}" if mine else f"{step} failed: {error.ename}: {error.evalue} (see {output})"
@@ -83,6 +83,12 @@ def execute(step: str, output: Path, parameters: dict[str, object], kernel: "Asy
         raise KernelDied(
             f"{step}: its kernel was killed, most likely for want of memory: take a smaller per_device_train_batch_size, block_size or model."
         ) from None
+    if _Redacting.full:
+        raise _full(step)
+
+
+def _full(step: str) -> UserError:
+    return UserError(f"{step}: the disk is full: make room, and the same command goes on.")
 
 
 def _literally(path: str | Path) -> str:
@@ -91,16 +97,26 @@ def _literally(path: str | Path) -> str:
 
 
 class _Redacting:
-    """How papermill writes: without tokens, and with the old file in its place until the new one is whole."""
+    """How papermill writes: without tokens, and with the old file in its place until the new one is whole.
 
-    SCHEME = "redacted:"
+    A disk that is full does not end a notebook, which may know better what to do about it; `full` says so.
+    """
+
+    SCHEME, full = "redacted:", False
 
     @classmethod
     def write(cls, notebook: str, path: str) -> None:
         path = Path(path.removeprefix(cls.SCHEME))
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text(redacted(notebook), encoding="utf-8")
-        os.replace(temporary, path)
+        try:
+            temporary.write_text(redacted(notebook), encoding="utf-8")
+            os.replace(temporary, path)
+            cls.full = False
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            temporary.unlink(missing_ok=True)
+            cls.full = True
 
     @staticmethod
     def pretty_path(path: str) -> str:

@@ -167,9 +167,12 @@ def newest_checkpoint(folder: Path, tidy: bool = True) -> Path | None:
 
 
 def _disk_is_full(error: BaseException) -> bool:
-    """Whether this error, or one that led to it, says so; torch and safetensors have it in words only."""
+    """Whether this error, or one that led to it, says so; safetensors has it in words only, and torch's writer finds less than it wrote."""
     while error is not None:
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+        words = str(error)
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in words:
+            return True
+        if "inline_container" in words and "unexpected pos" in words:
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -377,7 +377,7 @@ mount -o remount,size=1000m {folder} && {python} -m helpers run --run-dir run; e
 @pytest.mark.parametrize(
     ("size", "missing", "said"),
     [
-        (1, "02_preprocess", "The disk is full: make room, and the same command goes on."),
+        (1, "02_preprocess", "disk is full: make room, and the same command goes on."),
         pytest.param(80, "04_train", "and the same command goes on from checkpoint-120.", marks=pytest.mark.full),
     ],
 )
