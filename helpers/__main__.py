@@ -4,7 +4,7 @@ import errno
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -28,7 +28,12 @@ def commands() -> None:
 
 def _console() -> Console:
     width = None if sys.stdout.isatty() else 200  # a table in a file or a pipe keeps its lines whole
-    return Console(highlight=False, soft_wrap=True, width=width)
+    return Console(highlight=False, markup=False, soft_wrap=True, width=width)
+
+
+def _interrupted() -> NoReturn:
+    print("Interrupted; what was done stays, and the same command goes on from there.", file=sys.stderr)
+    sys.exit(130)
 
 
 @app.command()
@@ -53,7 +58,7 @@ def run(
     with View(_console()) as view:
         record = batch.do(what, view.of())
     if record["status"] == "interrupted":
-        raise KeyboardInterrupt
+        _interrupted()
     if record["status"] != "ok":
         raise UserError(record["message"])
     summary(Run(folder), view.console)
@@ -74,7 +79,10 @@ def sweep(
     """Run many variants; run again, it goes on where it stopped. A run that fails does not stop the others."""
     from helpers import sweep as sweeps
 
-    failed = sweeps.main(file, sweep_dir, jobs, dry_run, scheduler, index, time_limit * 60, _console())
+    try:
+        failed = sweeps.main(file, sweep_dir, jobs, dry_run, scheduler, index, time_limit * 60, _console())
+    except KeyboardInterrupt:
+        _interrupted()
     if failed:
         sys.exit(1)
 
@@ -94,9 +102,14 @@ def compare(
 @app.command()
 def report(run_dir: Annotated[Path, typer.Argument(help="The folder of a complete run.")]) -> None:
     """Write report.html of a run anew."""
+    from helpers.batch import read_record
     from helpers.report import write_report
     from helpers.run import Run
 
+    if (record := read_record(run_dir))["status"] != "ok":
+        raise UserError(
+            f"{str(run_dir)!r} did not end well ({record['status']}: {record['message']}); do the run again."
+        )
     print(os.path.relpath(write_report(Run(run_dir))))
 
 
@@ -133,9 +146,6 @@ def main() -> None:
             raise
         print("The disk is full: make room, and the same command goes on.", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("Interrupted; what was done stays, and the same command goes on from there.", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -98,7 +98,9 @@ def _steps(
                 if why := folder.problem(step):
                     raise RunError(f"--from is {what.start!r}: {why}; start from {step!r} or earlier.")
                 continue
-            with _shared(folder, what, step):
+            with _shared(folder, what, step, stop):
+                if stop and stop.is_set():
+                    raise KeyboardInterrupt
                 if not what.force and what.start is None and folder.is_done(step, dict(what.parameters[step])):
                     record = folder.record(step)
                     done[step] = {key: record[key] for key in ("seconds", "peak_memory_mb")} | {"done": "before"}
@@ -164,18 +166,19 @@ def _environment(what: Specification) -> dict[str, str]:
 
 
 @contextmanager
-def _shared(folder: Run, what: Specification, step: str) -> Iterator[None]:
+def _shared(folder: Run, what: Specification, step: str, stop: threading.Event | None) -> Iterator[None]:
     """In a sweep: take a step from the run that has done the same, or hand on what is done inside; one run at a time does it."""
     if not what.shared:
         yield
         return
-    key = identity(what.parameters, step)
-    there = Path(what.shared) / f"{folder_of(step)}-{key}"
-    with held(there.parent, f".{there.name}.lock", wait=True):
-        if there.exists() and folder.record(step) is None:
+    there = Path(what.shared) / f"{folder_of(step)}-{identity(what.parameters, step)}"
+    parameters = dict(what.parameters[step])
+    with held(there.parent, f".{there.name}.lock", True, stop):
+        if there.exists() and not folder.is_done(step, parameters):
+            shutil.rmtree(folder.path(step), ignore_errors=True)
             _link(there, folder.path(step))
         yield
-        if not there.exists() and folder.record(step) is not None and folder.problem(step) is None:
+        if not there.exists() and folder.is_done(step, parameters):
             _link(folder.path(step), there)
 
 
@@ -191,17 +194,22 @@ def _link(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def held(folder: Path, name: str = ".lock", wait: bool = False) -> Iterator[int]:
-    """Hold a folder for this process and those it starts, until the last one ends; RunError says who holds it already."""
+def held(folder: Path, name: str = ".lock", wait: bool = False, stop: threading.Event | None = None) -> Iterator[int]:
+    """Hold a folder for this process and those it starts, until the last one ends.
+
+    RunError says who holds it already; with `wait` it is waited for, until `stop` is set (KeyboardInterrupt).
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / name, "a+") as lock:
         until = time.monotonic() + PATIENCE
         while True:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if time.monotonic() > until:
+                if stop and stop.is_set():
+                    raise KeyboardInterrupt from None
+                if not wait and time.monotonic() > until:
                     lock.seek(0)
                     raise RunError(
                         f"run_dir is {folder.name!r}: another run holds it ({lock.read().strip()}); wait for it, end it, or name another."

@@ -18,7 +18,7 @@ from helpers.run import Run
 if TYPE_CHECKING:
     import pandas as pd
 
-BEST, NOISE, WORSE, OTHER = "best", "within the noise", "worse", "other test text"
+BEST, NOISE, WORSE, OTHER, UNTESTED = "best", "within the noise", "worse", "other test text", "not tested"
 
 
 def comparison(folders: Sequence[Path]) -> "pd.DataFrame":
@@ -77,15 +77,21 @@ def _beside(best: dict, run: dict) -> str:
 
     if best["test"] != run["test"]:
         return OTHER
-    if not np.array_equal(best["tokens"], run["tokens"]) or (best["tokens"] > 0).sum() < 2:
-        return WORSE
-    some = best["tokens"] > 0
-    one, other = bootstrap(np.stack([best["nats"], run["nats"]])[:, some], best["tokens"][some])
+    scored = (best["tokens"] > 0) & (run["tokens"] > 0)
+    if scored.sum() < 2:
+        return UNTESTED
+    nats = np.stack([best["nats"], run["nats"]])[:, scored]  # of the same bytes, whatever the tokens are
+    one, other = bootstrap(nats, np.ones(scored.sum()))
     return NOISE if np.quantile(other - one, 0.025) <= 0 else WORSE
 
 
 def main(folders: Sequence[Path], csv: Path | None, html: Path | None, console: Console) -> None:
     """Print the comparison, and write it as CSV and as one HTML page where these are asked for."""
+    for name, path in (("csv", csv), ("html", html)):
+        if path and not path.parent.is_dir():
+            raise UserError(
+                f"{name} is {str(path)!r}: there is no folder {str(path.parent)!r}, make it or name another."
+            )
     table = comparison(folders)
     shown = Table(*table.columns)
     for row in table.itertuples(index=False):

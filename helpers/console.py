@@ -8,6 +8,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from helpers.parameters import STEPS, folder_of
 from helpers.run import Run
@@ -21,9 +22,9 @@ class View:
 
     def __init__(self, console: Console, runs: int = 0):
         columns = (
-            TextColumn("  {task.description}"),
+            TextColumn("  {task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             TimeElapsedColumn(),
         )
         self.console = console
@@ -58,9 +59,8 @@ class View:
             self.clear(name)
             words = "done already, in" if event == "left out" else ""
             if not name:
-                self.console.print(
-                    f"[green]✓[/] {folder_of(step)}  {words} {more['seconds']:.1f} s".replace("   ", "  ")
-                )
+                line = f" {folder_of(step)}  {words} {more['seconds']:.1f} s".replace("   ", "  ")
+                self.console.print(Text.assemble(("✓", "green"), line))
 
     def clear(self, name: str) -> None:
         """Take the bar of a run away."""

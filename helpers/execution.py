@@ -21,6 +21,7 @@ import psutil
 from helpers.errors import UserError
 from helpers.notebooks import QUIET
 from helpers.progress import FILE
+from helpers.redaction import redacted
 
 POLL = 0.2  # seconds
 GRACE = 60.0  # seconds that a kernel has after an interruption, to save what it is doing
@@ -125,7 +126,7 @@ def run_notebook(
             why = f"{why.removesuffix('.')}; the peak was {watch.peak:,} MB."
     else:
         tail = child.stderr.decode(errors="replace").strip().splitlines()[-1:] or [f"status {child.process.returncode}"]
-        status, why = "failed", f"{step}: the process of its notebook ended ({tail[0]})."
+        status, why = "failed", redacted(f"{step}: the process of its notebook ended ({tail[0]}).")
     return Outcome(status, why, round(time.monotonic() - began, 2), watch.peak)
 
 

@@ -60,7 +60,10 @@ def read_sweep(file: Path) -> Sweep:
         asked = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"The sweep {str(file)!r} cannot be read ({error.strerror}): name a YAML file.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (
+        yaml.YAMLError,
+        ValueError,
+    ) as error:  # a date that does not exist, or bytes that are no text, is a ValueError
         raise UserError(f"The sweep {str(file)!r} is no YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(asked, dict):
         raise UserError(f"The sweep {str(file)!r} must be a table with {', '.join(KEYS)}.")
@@ -91,6 +94,8 @@ def _variants(asked: Mapping[str, object]) -> Iterator[dict[str, object]]:
         how = _table("random", asked["random"])
         if not isinstance(how.get("runs"), int) or how["runs"] < 1:
             raise UserError(f"random.runs is {how.get('runs')!r}: it must be a whole number of at least 1.")
+        if not isinstance(how.get("seed", 0), int):
+            raise UserError(f"random.seed is {how['seed']!r}: it must be a whole number.")
         draw, names = random.Random(how.get("seed", 0)), _table("random.parameters", how.get("parameters"))
         yield from ({name: _drawn(name, spread, draw) for name, spread in names.items()} for _ in range(how["runs"]))
     elif asked.get("seeds"):
@@ -106,7 +111,7 @@ def _drawn(name: str, spread: object, draw: random.Random) -> object:
             return low * (high / low) ** draw.random()
         whole = isinstance(spread["low"], int) and isinstance(spread["high"], int)
         return draw.randint(int(low), int(high)) if whole else draw.uniform(low, high)
-    except (TypeError, KeyError, ValueError, ZeroDivisionError, AttributeError):
+    except (TypeError, KeyError, ValueError, ArithmeticError, AttributeError):
         raise UserError(
             f"random.parameters.{name} is {spread!r}: it must be a list of values, or {{low: A, high: B}}, with log: true for a logarithmic scale above 0."
         ) from None

@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import psutil
@@ -14,6 +15,7 @@ import pytest
 import yaml
 from rich.console import Console
 
+from helpers import batch
 from helpers import sweep as sweeps
 from helpers.errors import UserError
 from helpers.parameters import STEPS
@@ -75,6 +77,8 @@ def test_a_random_search_is_the_same_for_the_same_seed(sweep):
         ("- 1", "must be a table"),
         ("a: [", "is no YAML"),
         ("random: {runs: 0}", "random.runs is 0"),
+        ("random: {runs: 1, seed: , parameters: {a: [1]}}", "random.seed is None"),
+        ("list: [{a: 2026-13-45}]", "is no YAML"),
         ("random: {runs: 2, parameters: {a: {low: 0, high: 1, log: true}}}", "logarithmic scale above 0"),
         ("random: {runs: 2, parameters: {a: 3}}", "random.parameters.a is 3"),
         ("list: [1]", "list is 1: it must be a table"),
@@ -106,6 +110,23 @@ def test_a_dry_run_shows_the_runs_and_does_nothing(sweep, tmp_path):
     said = console.file.getvalue()
     assert "0.0001" in said and "0.001" in said and "2 runs in out, 9 steps to do, 2 at once" in said
     assert not (tmp_path / "out").exists()
+
+
+def test_values_in_brackets_are_shown_as_they_are(sweep, tmp_path):
+    from helpers.__main__ import _console
+
+    sweep({"grid": {"infer.prompt": ["[INST] Hi [/INST]"]}})
+    console = _console()
+    console.file = io.StringIO()
+    sweeps.main(tmp_path / "sweep.yaml", "out", 1, True, None, None, 0, console)
+    assert "[INST] Hi [/INST]" in console.file.getvalue()
+
+
+def test_a_run_that_waits_for_another_ends_with_the_sweep(tmp_path):
+    stop = threading.Event()
+    threading.Timer(0.5, stop.set).start()
+    with batch.held(tmp_path, "x"), pytest.raises(KeyboardInterrupt), batch.held(tmp_path, "x", True, stop):
+        pass
 
 
 def test_an_index_beyond_the_runs_and_a_scheduler_that_is_not_there(sweep, tmp_path):
