@@ -77,10 +77,10 @@ def do(what: Specification, tell: Tell = quiet, stop: threading.Event | None = N
         )
         try:
             record["metrics"] = folder.write_metrics()
+            write_json(folder.folder / "run.json", record)
             if outcome.status == "ok":
                 with REPORTING:
                     write_report(folder)
-            write_json(folder.folder / "run.json", record)
         except OSError:  # of a full disk, most likely; why the run did not end well is more to the point
             if outcome.status == "ok":
                 raise
@@ -250,8 +250,8 @@ def fetch(parameters: Mapping[str, Mapping[str, object]], command: str) -> bool:
     return True
 
 
-def read_record(folder: Path) -> dict[str, object]:
-    """The record of a run; RunError where there is none, or one that newer code has written."""
+def read_record(folder: Path, complete: bool = False) -> dict[str, object]:
+    """The record of a run; RunError where there is none, or one that newer code has written, or (`complete`) the run did not end well."""
     path = folder / "run.json"
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -264,4 +264,8 @@ def read_record(folder: Path) -> dict[str, object]:
         raise RunError(f"{path} is damaged: do the run again, with the same command.") from None
     if version > FORMAT:
         raise RunError(f"{path} has format {version}, this code reads up to {FORMAT}: update the code.")
+    if complete and record["status"] != "ok":
+        raise RunError(
+            f"{str(folder)!r} did not end well ({record['status']}: {record['message'].rstrip('.')}); do the run again, or leave it out."
+        )
     return record

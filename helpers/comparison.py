@@ -55,11 +55,7 @@ def comparison(folders: Sequence[Path]) -> "pd.DataFrame":
 
 
 def _read(folder: Path) -> dict[str, object]:
-    record = read_record(folder)
-    if record["status"] != "ok":
-        raise UserError(
-            f"{str(folder)!r} did not end well ({record['status']}: {record['message']}); do the run again, or leave it out."
-        )
+    record = read_record(folder, complete=True)
     scores = json.loads((Run(folder).path("evaluate") / "documents.json").read_text())["fine-tuned"]
     test = Run(folder).record("load")["fingerprint"]
     found = {"nats": np.array(scores["nats"]), "tokens": np.array(scores["tokens"]), "test": test}

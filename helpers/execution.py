@@ -109,7 +109,7 @@ def run_notebook(
     checkpoint, and ended if it does not end by itself. `show` gets what the notebook says of its progress. `child` may have been started ahead.
     """
     began, child = time.monotonic(), child or Child()
-    watch = _Watched(child, time_limit, stop)
+    watch = _Watched(child, output, time_limit, stop)
     try:
         child.send(step=step, output=str(output), parameters=dict(parameters))
         while not watch.over():
@@ -133,8 +133,8 @@ def run_notebook(
 class _Watched:
     """A child process with its descendants: memory, time and interruption are looked at every now and then."""
 
-    def __init__(self, child: Child, time_limit: float, stop: threading.Event | None):
-        self.child, self.limit, self.stop = child, time_limit, stop
+    def __init__(self, child: Child, output: Path, time_limit: float, stop: threading.Event | None):
+        self.child, self.output, self.limit, self.stop = child, output, time_limit, stop
         self.peak, self.ended, self.why = 0, "", ""
         self._began = time.monotonic()
         self._deadline = None  # when an interrupted kernel is ended
@@ -174,8 +174,13 @@ class _Watched:
         kernels = [p for p in self.child.family() if p.is_running() and "ipykernel_launcher" in " ".join(_command(p))]
         for kernel in kernels:
             kernel.send_signal(signal.SIGINT)
-        if not kernels:
+        if not kernels or not self._has_begun():  # a kernel with nothing to do does not notice an interruption
             self._deadline = 0.0
+
+    def _has_begun(self) -> bool:
+        """Whether a cell has been started, by what papermill has written."""
+        written = self.output.read_text(encoding="utf-8") if self.output.exists() else ""
+        return '"status": "running"' in written or '"status": "completed"' in written
 
 
 def _command(process: psutil.Process) -> list[str]:

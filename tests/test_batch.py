@@ -224,6 +224,9 @@ def test_runs_with_a_shared_folder_do_what_they_have_in_common_once(runner, tmp_
     assert runner("learning_rate=0.5", folder="b", shared=shared)[0] == ["train", "evaluate", "infer"]
     assert runner("infer.seed=3", "learning_rate=0.5", folder="c", shared=shared)[0] == ["infer"]
     assert runner("split=train[:9]", folder="d", shared=shared)[0] == list(STEPS)
+    assert (
+        runner(folder="d", shared=shared)[0] == []
+    )  # an edited sweep: what lies in the folder is other, what is shared is right
     shutil.rmtree(tmp_path / "shared")
     shutil.rmtree(tmp_path / "a")
     assert runner(folder="b")[0] == ["train", "evaluate", "infer"]  # what is shared stays with each run
@@ -377,7 +380,7 @@ mount -o remount,size=1000m {folder} && {python} -m helpers run --run-dir run; e
 @pytest.mark.parametrize(
     ("size", "missing", "said"),
     [
-        (1, "02_preprocess", "disk is full: make room, and the same command goes on."),
+        (1, "02_preprocess", "preprocess: the disk is full: make room, and the same command goes on."),
         pytest.param(80, "04_train", "and the same command goes on from checkpoint-120.", marks=pytest.mark.full),
     ],
 )

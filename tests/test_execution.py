@@ -27,7 +27,9 @@ def notebook(tmp_path, monkeypatch):
         start.mkdir(exist_ok=True)
         (start / "sitecustomize.py").write_text(RUNS.format(path=str(tmp_path / "in.ipynb")))
         environment = {"PYTHONPATH": f"{start}{os.pathsep}{PROJECT}", **how.pop("environment", {})}
-        return run_notebook("load", tmp_path / output, {}, Child(environment), **how)
+        child = Child(environment)
+        time.sleep(how.pop("ahead", 0))
+        return run_notebook("load", tmp_path / output, {}, child, **how)
 
     return run
 
@@ -82,6 +84,15 @@ def test_a_stop_from_outside_interrupts(notebook):
     threading.Timer(3, stop.set).start()
     outcome = notebook("import time; time.sleep(60)", stop=stop)
     assert outcome.status == "interrupted" and outcome.seconds < 30 and descendants() == set()
+
+
+@pytest.mark.parametrize("ahead", [0, 3])
+def test_a_stop_before_the_first_cell_ends_at_once(notebook, ahead):
+    """Then the kernel, if there is one, has nothing to do, and would not notice an interruption."""
+    stop = threading.Event()
+    stop.set()
+    outcome = notebook("import time; time.sleep(60)", stop=stop, ahead=ahead)
+    assert outcome.status == "interrupted" and outcome.seconds < 5 and descendants() == set()
 
 
 def test_what_a_kernel_has_started_is_ended_and_nothing_else(notebook):

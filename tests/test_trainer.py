@@ -317,14 +317,21 @@ def test_a_checkpoint_that_is_not_whole_is_removed(tmp_path):
     assert newest_checkpoint(tmp_path / "nowhere") is None
 
 
-def test_a_full_disk_is_said_and_the_last_checkpoint_stays(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("said", "cause"),
+    [
+        ("write failed", OSError(errno.ENOSPC, "No space left on device")),
+        ("[enforce fail at inline_container.cc:672] . unexpected pos 12072704 vs 12072592", None),  # of torch.save
+    ],
+)
+def test_a_full_disk_is_said_and_the_last_checkpoint_stays(said, cause, tmp_path, monkeypatch):
     right = trained(tmp_path / "a")
     save, times = Trainer._save_optimizer_and_scheduler, []
 
     def full(self, folder):
         times.append(1)
         if len(times) == 2:
-            raise RuntimeError("write failed") from OSError(errno.ENOSPC, "No space left on device")
+            raise RuntimeError(said) from cause
         save(self, folder)
 
     monkeypatch.setattr(Trainer, "_save_optimizer_and_scheduler", full)

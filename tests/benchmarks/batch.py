@@ -33,10 +33,10 @@ def timed(*arguments: str) -> float:
     return time.perf_counter() - began
 
 
-def cells(run: Path) -> float:
-    """Seconds that the cells of a run's notebooks took."""
+def cells(folder: Path) -> float:
+    """Seconds that the cells of the notebooks below a folder took; those that runs share, which are links to one file, counted once."""
     found = 0.0
-    for path in run.glob("0*/0*.ipynb"):
+    for path in {path.stat().st_ino: path for path in folder.rglob("0*.ipynb")}.values():
         for cell in json.loads(path.read_text())["cells"]:
             found += cell["metadata"].get("papermill", {}).get("duration") or 0.0
     return found
@@ -51,16 +51,18 @@ def main() -> None:
         again = timed("run", "--run-dir", str(folder / "run"))
         (folder / "sweep.yaml").write_text(yaml.safe_dump(SWEEP))
         many = timed("sweep", str(folder / "sweep.yaml"), "--sweep-dir", str(folder / "out"), "--jobs", str(JOBS))
+        own_many = many - cells(folder / "out") / JOBS
         records = [json.loads(path.read_text()) for path in sorted((folder / "out").glob("*/run.json"))]
     work = sum(r["metrics"]["seconds_train"] + r["metrics"]["seconds_evaluate"] for r in records)
     rows = [
         {"": "one run", "seconds": f"{one:.1f}", "of the runner": f"{own:.1f}"},
         {"": "the same again, with nothing to do", "seconds": f"{again:.1f}", "of the runner": f"{again:.1f}"},
-        {"": f"sweep of {len(records)}, {JOBS} at once", "seconds": f"{many:.0f}", "of the runner": ""},
+        {"": f"sweep of {len(records)}, {JOBS} at once", "seconds": f"{many:.0f}", "of the runner": f"{own_many:.0f}"},
     ]
     text = (
         f"`make bench-batch`, {os.cpu_count()} cores.\n\n{table(rows)}\n\n"
-        f"Training and evaluation in the sweep took {work:,.0f} seconds in all; the sweep took {many / (work / JOBS):.2f} times that, divided by {JOBS}."
+        f"Training and evaluation in the sweep took {work:,.0f} seconds in all; the sweep took {many / (work / JOBS):.2f} times that, divided by {JOBS}. "
+        f"The runner's own part of it is {own_many / many:.1%}: all that is not in a cell, and {JOBS - 1} of {JOBS} waiting for the last run."
     )
     record("Batch runs", text)
 
