@@ -22,7 +22,7 @@ _HOME = {
     "load_tokenizer": "models",
     "prefix_token": "models",
     "chunk": "chunking",
-    "totals": "account",
+    "totals": "chunking",
     "check_block_size": "collation",
     "collate": "collation",
     "BlockTrainer": "trainer",

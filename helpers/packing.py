@@ -1,24 +1,33 @@
-"""Best-fit decreasing: pieces of text into as few blocks as it finds, many pieces of one size at a time."""
-
-import heapq
+"""Best-fit decreasing: pieces of text into few blocks, many pieces of one size at a time."""
 
 import numpy as np
 
 
 def best_fit_decreasing(sizes: np.ndarray, capacity: int) -> np.ndarray:
-    """The number of the bin of each item, bins being numbered in the order in which they are opened.
+    """Assign items to bins: the largest first, each to the fullest bin that still has room.
 
-    The largest items come first; each goes into the bin that it leaves least room in, a new one where it fits into none (Johnson,
-    1973: never more than 11/9 of the best possible number of bins, and 4 more). Sizes are whole numbers from 1 to `capacity`, so
-    items of one size are dealt with together: what a step costs does not depend on how many they are.
+    The method is Johnson's (1973): never more than 11/9 of the fewest possible bins, plus 4.
+    Sizes are whole numbers, so all items of one size are placed together, and the time does not
+    depend on how many there are.
+
+    Args:
+        sizes: Item sizes, from 1 to `capacity`: (items,), integer.
+        capacity: The size of a bin.
+
+    Returns:
+        The bin of each item: (items,), int64. Bins are numbered in the order of their opening.
+
+    >>> best_fit_decreasing(np.array([3, 7, 5, 2]), 8)
+    array([1, 0, 1, 2])
     """
     order = np.argsort(-sizes, kind="stable")
     bin_of = np.empty(len(sizes), np.int64)
     rooms = _Rooms(capacity)
     place = 0
-    for size, count in zip(*(part[::-1] for part in np.unique(sizes, return_counts=True)), strict=True):
+    distinct, counts = np.unique(sizes, return_counts=True)
+    for size, count in zip(distinct[::-1].tolist(), counts[::-1].tolist(), strict=True):
         while count:
-            bins, each = rooms.take(int(size), int(count))
+            bins, each = rooms.take(size, count)
             items = order[place : place + len(bins) * each]
             bin_of[items] = np.repeat(bins, each)
             place += len(items)
@@ -27,7 +36,7 @@ def best_fit_decreasing(sizes: np.ndarray, capacity: int) -> np.ndarray:
 
 
 class _Rooms:
-    """The open bins, by the room that is left in them."""
+    """The open bins, grouped by the room that is left in them."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity, self.opened = capacity, 0
@@ -35,7 +44,10 @@ class _Rooms:
         self.present = 0  # bit r is set where there are bins with room r
 
     def take(self, size: int, count: int) -> tuple[np.ndarray, int]:
-        """Bins that take the same number of items of `size` each, at most `count` in all: the fullest that have room, else new ones."""
+        """Bins for at most `count` items of `size`, and how many of them go into each bin.
+
+        The fullest bins with enough room are taken, and new ones only where there are none.
+        """
         fitting = self.present >> size
         if fitting:
             room = size + (fitting & -fitting).bit_length() - 1
@@ -57,47 +69,14 @@ class _Rooms:
             self.present |= 1 << room
 
 
-def dissolve_emptiest(sizes: np.ndarray, bin_of: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray]:
-    """The same bins without the emptiest, whose items are cut to fit into the room of others: sizes and bins of the items then.
+def take_segments(values: np.ndarray, sizes: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Reorder the segments of an int32 array: segment `order[i]`, of `sizes[order[i]]`, comes i-th.
 
-    Even the best packing of whole items leaves room, for items of more than half the capacity need a bin each. Few items are cut:
-    only one bin in a hundred is looked at, and no part of an item is shorter than an eighth of the capacity.
+    The segments travel as binary strings, which Arrow moves at the speed of memory.
     """
-    room = capacity - np.bincount(bin_of, weights=sizes).astype(np.int64)
-    shortest = max(1, capacity // 8)
-    roomy = sorted((-int(room[b]), int(b)) for b in np.flatnonzero(room >= shortest))  # the roomiest first
-    parts: dict[int, list[tuple[int, int]]] = {}  # of an item that is moved: sizes and bins
-    filled: set[int] = set()  # bins that have taken parts, and stay
-    for _, emptiest in roomy[: max(1, len(room) // 100)]:
-        if emptiest in filled:
-            continue
-        others = sorted(entry for entry in roomy if entry[1] != emptiest)
-        moved = {i: _spread(int(sizes[i]), others, shortest) for i in np.flatnonzero(bin_of == emptiest).tolist()}
-        if all(moved.values()):
-            parts |= moved
-            roomy = others
-            filled |= {number for spread in moved.values() for _, number in spread}
-    counts = np.ones(len(sizes), np.int64)
-    counts[list(parts)] = [len(spread) for spread in parts.values()]
-    first = np.cumsum(counts) - counts
-    sizes, bin_of = np.repeat(sizes, counts), np.repeat(bin_of, counts)
-    for item, spread in parts.items():
-        where = slice(first[item], first[item] + len(spread))
-        sizes[where], bin_of[where] = zip(*spread, strict=True)
-    return sizes, np.unique(bin_of, return_inverse=True)[1]
+    import pyarrow as pa
 
-
-def _spread(size: int, roomy: list[tuple[int, int]], shortest: int) -> list[tuple[int, int]]:
-    """An item cut to fit into the roomiest bins, which are changed: sizes and bins of its parts; none where it does not fit."""
-    spread: list[tuple[int, int]] = []
-    while size:
-        if not roomy:
-            return []
-        room, number = -roomy[0][0], roomy[0][1]
-        part = size if size <= room else min(room, size - shortest)
-        if part < min(shortest, size):
-            return []
-        spread.append((part, number))
-        heapq.heapreplace(roomy, (part - room, number)) if part < room else heapq.heappop(roomy)
-        size -= part
-    return spread
+    offsets = pa.py_buffer(values.itemsize * np.append(0, np.cumsum(sizes)))
+    buffers = [None, offsets, pa.py_buffer(values)]
+    segments = pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(sizes), buffers)
+    return np.frombuffer(segments.take(pa.array(order)).buffers()[2], np.int32)
