@@ -1,6 +1,7 @@
 """transformers' Trainer for blocks: losses that are right, large batches in little memory, and a kill at any moment costs little."""
 
 import errno
+import json
 import math
 import shutil
 import signal
@@ -43,9 +44,18 @@ class BlockTrainer(Trainer):
         self._since: list[dict[str, torch.Tensor]] = []  # batches since the last step of the optimizer
 
     def train(self, *args, **kwargs):
-        """Train to the end, from the last checkpoint on. RunError where the disk is full, ModelError for a loss that is not a number."""
+        """Train to the end, from the last checkpoint on; after an interruption, it can be called again.
+
+        Raises RunError where the disk is full, ModelError for a loss that is not a number.
+        """
         folder, first = Path(self.args.output_dir), self.is_world_process_zero()
         last = newest_checkpoint(folder, tidy=first)
+        if last is None and self.state.global_step:
+            raise RunError(
+                "The training was ended before its first checkpoint, and the weights have moved: "
+                "run the notebook again from the cell that loads the model."
+            )
+        self.watch.stop, self.model_wrapped = False, self.model
         net = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
         lean_loss(net)
         keep_memory()
@@ -60,12 +70,11 @@ class BlockTrainer(Trainer):
                 f"The disk is full: make room, and the same command goes on from {kept.name if kept else 'the beginning'}."
             ) from None
         finally:
-            for model in (
-                self.model,
-                net,
-            ):  # as they were: accelerate leaves a forward that computes in bfloat16 whatever is asked for
-                model.__dict__.pop("forward", None)
-                model.__dict__.pop("_original_forward", None)
+            # As they were: accelerate leaves a forward that computes in bfloat16 whatever is asked for,
+            # and a mark by which another training would get no such forward, and compute in float32.
+            for model in (self.model, net):
+                for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
+                    model.__dict__.pop(name, None)
         if self.watch.stop:
             raise KeyboardInterrupt(f"saved at step {self.state.global_step}; the same command goes on from there")
         return done
@@ -137,6 +146,21 @@ class BlockTrainer(Trainer):
                 flush(path)
             (folder / COMPLETE).touch()
             flush(folder)
+
+    def _save_rng_state(self, output_dir):
+        """Each process keeps the sum of the losses since the last that was logged, too."""
+        super()._save_rng_state(output_dir)
+        kept = [float(self._tr_loss), self._globalstep_last_logged]
+        self._running_loss(output_dir).write_text(json.dumps(kept))
+
+    def _load_rng_state(self, checkpoint):
+        super()._load_rng_state(checkpoint)
+        loss, self._globalstep_last_logged = json.loads(self._running_loss(checkpoint).read_text())
+        self._tr_loss += loss
+        self._total_loss_scalar -= loss  # which is of this call alone
+
+    def _running_loss(self, checkpoint: str) -> Path:
+        return Path(checkpoint) / f"running_loss_{self.args.process_index}.json"
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

@@ -35,7 +35,7 @@ class Watch(TrainerCallback):
         """Start the bar and the clock."""
         self._bar = Progress(state.max_steps, "steps")
         self._bar.resume(state.global_step)
-        self._epoch = state.epoch or 0.0
+        self._epoch, self.seconds, self.micro_step = state.epoch or 0.0, 0.0, 0
         self._began = self._saved = time.perf_counter()
         if state.best_global_step:  # the folder may have been moved since
             state.best_model_checkpoint = f"{args.output_dir}/checkpoint-{state.best_global_step}"
@@ -48,11 +48,7 @@ class Watch(TrainerCallback):
         """One step more."""
         self.micro_step = 0
         self._bar.advance(1, self._note(state))
-        stop, due = self.stop, False
-        if (
-            state.global_step % args.logging_steps == 0
-        ):  # where the log starts anew, so that it is the same after a resumption
-            due = time.perf_counter() - self._saved > SAVE_EVERY
+        stop, due = self.stop, time.perf_counter() - self._saved > SAVE_EVERY
         if args.world_size > 1:
             due, stop = _any(due), _any(stop)
         self.stop = stop
@@ -87,11 +83,11 @@ class Watch(TrainerCallback):
         import psutil
         import torch
 
-        losses = [e["loss"] for e in state.log_history if "loss" in e]
+        last = next((e["loss"] for e in reversed(state.log_history) if "loss" in e), None)
         tokens = self.tokens_per_epoch * ((state.epoch or 0.0) - self._epoch)
         seconds = self.seconds + time.perf_counter() - (self._began or time.perf_counter())
         used = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else psutil.Process().memory_info().rss
-        loss = f"loss {float(losses[-1]):.2f}, " if losses else ""
+        loss = "" if last is None else f"loss {float(last):.2f}, "
         return f"{loss}{tokens / max(seconds, 1e-9):,.0f} tokens/s, {used / 1e9:.1f} GB"
 
 

@@ -26,6 +26,7 @@ from transformers import (
     OPTConfig,
     OPTForCausalLM,
     Trainer,
+    TrainerCallback,
     TrainingArguments,
 )
 
@@ -39,6 +40,7 @@ from helpers import (
     collate,
     housekeeping,
     load_model,
+    losses_of,
     peak_share,
     save_model,
     score_blocks,
@@ -67,6 +69,13 @@ def weights(model):
 
 def trained(folder, model=None, callbacks=(), **settings):
     """A trainer that has trained for 2 epochs, or as the settings say."""
+    trainer = made(folder, model, callbacks, **settings)
+    trainer.train()
+    return trainer
+
+
+def made(folder, model=None, callbacks=(), **settings):
+    """The same before it trains."""
     model, blocks = model or small(), blocks_of(LENGTHS)
     rest = {"num_train_epochs": 2, "learning_rate": 1e-2, "per_device_train_batch_size": 4, "eval_strategy": "epoch"}
     arguments = (
@@ -75,7 +84,7 @@ def trained(folder, model=None, callbacks=(), **settings):
         | rest
         | settings
     )
-    trainer = BlockTrainer(
+    return BlockTrainer(
         model,
         TrainingArguments(**arguments),
         train_dataset=blocks,
@@ -83,8 +92,6 @@ def trained(folder, model=None, callbacks=(), **settings):
         data_collator=collate,
         callbacks=list(callbacks),
     )
-    trainer.train()
-    return trainer
 
 
 def llama(tie):
@@ -305,6 +312,60 @@ def test_an_interrupted_training_saves_first(number, tmp_path, uninterrupted):
     step = int(said.split("saved at step ")[1].split(";")[0])
     assert step in (17, 18, 19, 20) and newest_checkpoint(tmp_path / "run" / "checkpoints").name == f"checkpoint-{step}"
     same(finish(tmp_path / "run", **DROPOUT), uninterrupted)
+
+
+class Strike(TrainerCallback):
+    """Interrupts at the end of these steps, as Ctrl-C does."""
+
+    def __init__(self, *steps):
+        self.steps = set(steps)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """Once for each."""
+        if state.global_step in self.steps:
+            self.steps.remove(state.global_step)
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize(
+    ("again", "bf16", "adapters"),
+    [("the same trainer", True, False), ("another trainer", True, True), ("another process", False, False)],
+)
+def test_the_cell_can_be_run_again_after_an_interruption(again, bf16, adapters, tmp_path):
+    """Interrupted twice, not at steps of the log: the same losses and weights, to the last bit."""
+
+    def net():
+        return add_lora(small(dropout=0.1), 4) if adapters else small(dropout=0.1)
+
+    settings = {"logging_steps": 3, "load_best_model_at_end": True, "bf16": bf16}
+    torch.manual_seed(7)
+    right = trained(tmp_path / "a", net(), **settings)
+    torch.manual_seed(7)
+    strike = Strike(2, 10)
+    trainer = made(tmp_path / "b", net(), [strike], **settings)
+    for step in (2, 10):
+        with pytest.raises(KeyboardInterrupt, match=f"saved at step {step};"):
+            trainer.train()
+        if again != "the same trainer":
+            model = trainer.model if again == "another trainer" else net()
+            trainer = made(tmp_path / "b", model, [strike], **settings)
+    trainer.train()
+    assert losses_of(trainer.state) == losses_of(right.state)
+    assert torch.equal(weights(trainer.model), weights(right.model))
+    assert trainer.watch.tokens == pytest.approx(trainer.watch.tokens_per_epoch * 2 / 6)
+    assert 0 < trainer.watch.seconds < right.watch.seconds
+
+
+def test_weights_that_have_moved_are_not_trained_as_if_they_had_not(tmp_path):
+    class Broken(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            raise KeyboardInterrupt  # the second Ctrl-C
+
+    trainer = made(tmp_path, callbacks=[Broken()])
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    with pytest.raises(RunError, match="before its first checkpoint.*from the cell that loads the model"):
+        trainer.train()
 
 
 def test_a_checkpoint_that_is_not_whole_is_removed(tmp_path):

@@ -35,6 +35,7 @@ from helpers import (
     score_blocks,
 )
 from helpers.errors import ModelError, ParameterError
+from helpers.progress import FILE
 from tests.small_training import blocks_of
 
 CLOSE = 1e-6  # the loss of a batch is a float32 number, whose eps is 1.2e-7
@@ -266,6 +267,26 @@ def test_watch_counts_tokens_and_the_seconds_of_training_alone(when, small_model
     assert watch.seconds == 10
     assert watch.tokens == pytest.approx(2.5 * 8 * 16)
     assert [e["step"] for e in losses_of(trainer.state) if "train_loss" in e] == list(range(1, 11))
+
+
+def test_a_step_costs_the_watch_the_same_however_long_the_log_is(tmp_path, monkeypatch):
+    class Log(list):
+        def __iter__(self):
+            pytest.fail("the whole log was read")
+
+        def __reversed__(self):
+            for number, entry in enumerate(super().__reversed__()):
+                assert number < 5
+                yield entry
+
+    log = Log([{"loss": 3.0, "step": 1}] * 1000 + [{"loss": 2.0, "step": 2}, {"eval_loss": 1.0, "step": 2}])
+    state = SimpleNamespace(max_steps=4, global_step=2, epoch=0.5, best_global_step=None, log_history=log)
+    control = SimpleNamespace(should_save=False, should_evaluate=False, should_training_stop=False)
+    monkeypatch.setenv(FILE, str(tmp_path / "progress"))
+    watch = helpers.watch.Watch(tokens_per_epoch=100)
+    watch.on_train_begin(None, state, control)
+    watch.on_step_end(SimpleNamespace(world_size=1), state, control)
+    assert "loss 2.00" in (tmp_path / "progress").read_text()
 
 
 def trained(model, folder, seed):
