@@ -36,21 +36,29 @@ def continue_text(
 ) -> str:
     """The prompt and a sampled continuation. Sampling starts from `seed`; temperature 1, top_k 0 and top_p 1 change nothing.
 
+    Dropout is off meanwhile. The model's mode and the global random numbers are afterwards as they were.
+
     Raises ParameterError where the text would not fit into the model's context.
     """
     import torch
 
     check_prompt(prompt, max_new_tokens, tokenizer, context_length(model))
     inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
-    torch.manual_seed(seed)
-    output = model.generate(
-        **inputs,
-        max_new_tokens=max_new_tokens,
-        do_sample=True,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        use_cache=True,
-        pad_token_id=tokenizer.eos_token_id,
-    )
+    training = model.training
+    model.eval()
+    try:
+        with torch.random.fork_rng(range(torch.cuda.device_count())):
+            torch.manual_seed(seed)
+            output = model.generate(
+                **inputs,
+                max_new_tokens=max_new_tokens,
+                do_sample=True,
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                use_cache=True,
+                pad_token_id=tokenizer.eos_token_id,
+            )
+    finally:
+        model.train(training)
     return tokenizer.decode(output[0], skip_special_tokens=True)

@@ -114,13 +114,6 @@ class Samples(TrainerCallback):
         self._write(state, model)
 
     def _write(self, state, model) -> None:
-        import torch
-
-        training = model.training
-        model.eval()
-        devices = [model.device] if model.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):
-            text = continue_text(model, self.tokenizer, self.prompt, self.max_new_tokens)
-        model.train(training)
+        text = continue_text(model, self.tokenizer, self.prompt, self.max_new_tokens)
         if state.is_world_process_zero:
             print(f"step {state.global_step}: {' '.join(text.split())} …")

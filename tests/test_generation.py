@@ -1,5 +1,7 @@
 """A prompt continued: by the seed alone, from the distribution that was asked for, within the context, up to the end of text."""
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given
@@ -54,6 +56,20 @@ def test_the_same_seed_writes_the_same_text(model, tokenizer):
 
 def test_different_seeds_write_different_texts(model, tokenizer):
     assert len({continue_text(model, tokenizer, PROMPT, 30, seed=seed) for seed in range(5)}) == 5
+
+
+def test_a_model_in_training_writes_the_same_and_nothing_of_it_is_changed(model, tokenizer):
+    """Neither its mode nor the numbers that the training draws next."""
+    right = continue_text(model, tokenizer, PROMPT, 30, seed=3)
+    in_training = copy.deepcopy(model).train()
+    in_training.transformer.drop.p = 0.5
+    torch.manual_seed(11)
+    expected = torch.rand(3)
+    torch.manual_seed(11)
+    assert continue_text(in_training, tokenizer, PROMPT, 30, seed=3) == right
+    assert torch.equal(torch.rand(3), expected)
+    assert in_training.training and in_training.transformer.drop.training
+    assert not model.training
 
 
 @pytest.mark.parametrize("seed", [0, 1])
