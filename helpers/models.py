@@ -1,10 +1,11 @@
 """Loading a tokenizer or a causal language model, from this machine or the Hub, with its traps taken care of."""
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from helpers.errors import ModelError, first_line
+from helpers.errors import ModelError, ParameterError, first_line
 from helpers.sources import obtain
 
 if TYPE_CHECKING:
@@ -70,7 +71,22 @@ def load_model(name: str | Path) -> "PreTrainedModel":
     quicken(model)
     model.loss_type = "ForCausalLM"
     model.config.use_cache = False
-    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return model.to(_device())
+
+
+def _device() -> str:
+    """`cpu`, or a GPU: of several processes that train together here, each takes one of its own."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return "cpu"
+    if (rank := os.environ.get("LOCAL_RANK")) is None:
+        return "cuda"
+    if int(rank) >= (count := torch.cuda.device_count()):
+        started = int(os.environ.get("LOCAL_WORLD_SIZE", rank))
+        raise ParameterError("nproc", started, f"each process needs a GPU of its own, this machine has {count}")
+    torch.cuda.set_device(int(rank))
+    return f"cuda:{rank}"
 
 
 def quicken(model: "PreTrainedModel") -> None:

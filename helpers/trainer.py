@@ -31,7 +31,8 @@ class BlockTrainer(Trainer):
 
     - Its evaluation loss is that of `score_blocks`: every token weighs the same, and one that is not a number stops.
     - Large batches get their loss tile by tile (see `lean_loss`).
-    - A batch that does not fit into memory is cut in halves, whose gradients are added up: the result is the same.
+    - A batch that does not fit into memory is cut in halves, whose gradients are added up: the result is the same. Where several
+      processes train together, it is an error.
     - `train` goes on from the last whole checkpoint in `output_dir`, if there is one, and ends with the same weights as without the
       interruption. Ctrl-C, and a signal to end, save a checkpoint first.
     """
@@ -105,6 +106,11 @@ class BlockTrainer(Trainer):
             except RuntimeError as error:
                 if not should_reduce_batch_size(error):
                     raise
+            if self.args.world_size > 1:  # the others would wait for gradients that this one makes twice
+                raise ModelError(
+                    f"A batch of {blocks} blocks does not fit into the memory of each of {self.args.world_size} "
+                    "processes: lower per_device_train_batch_size, and raise gradient_accumulation_steps for it."
+                )
             if self.pieces >= blocks:
                 raise ModelError(
                     f"Not even one block of {inputs['input_ids'].shape[1]} tokens fits into memory: "

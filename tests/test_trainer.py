@@ -21,6 +21,7 @@ from transformers import (
     EarlyStoppingCallback,
     Gemma2Config,
     Gemma2ForCausalLM,
+    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     OPTConfig,
@@ -194,6 +195,44 @@ def test_a_block_that_does_not_fit_is_said(tmp_path):
     model.transformer.register_forward_hook(scarce)
     with pytest.raises(ModelError, match="Not even one block.*block_size.*lora_rank"):
         trained(tmp_path, model)
+
+
+def test_of_several_processes_none_cuts_its_batches(tmp_path, monkeypatch):
+    """The others would wait in a collective for ever."""
+    model = small()
+
+    def scarce(module, given, output):
+        if module.training and len(output.last_hidden_state) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    model.transformer.register_forward_hook(scarce)
+    trainer = made(tmp_path, model)
+    monkeypatch.setattr(TrainingArguments, "world_size", 2)
+    with pytest.raises(ModelError, match="batch of 4 blocks.*each of 2 processes: lower per_device_train_batch_size"):
+        trainer.train()
+    assert trainer.pieces == 1
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_each_of_several_processes_loads_its_model_onto_its_own_gpu(rank, monkeypatch):
+    """What comes after, a product or a query of free memory, takes the current device: that is chosen first."""
+    happened = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda index: happened.append(f"chosen cuda:{index}"))
+    monkeypatch.setattr(GPT2LMHeadModel, "to", lambda self, place: happened.append(f"to {place}"))
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    load_model("embedded")
+    assert happened == [f"chosen cuda:{rank}", f"to cuda:{rank}"]
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    with pytest.raises(ParameterError, match="nproc is 4: .* this machine has 2"):
+        load_model("embedded")
 
 
 def test_the_evaluation_loss_is_that_of_score_blocks_and_the_best_model_is_kept(tmp_path):
