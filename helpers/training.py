@@ -16,15 +16,23 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerState
 
 
-def choose_dtype(compute_dtype: str = "auto") -> str:
+def choose_dtype(compute_dtype: str = "auto", folder: Path | None = None) -> str:
     """`float32` or `bfloat16`: what to compute in, the weights being float32 in either case.
 
     `auto` is bfloat16 on a GPU that has it; on a CPU it is bfloat16 if a matrix product is at least 1.5 times as fast in it as in
     float32, measured here and now: a processor that lists the instructions need not be any faster with them.
-    Raises ParameterError for bfloat16 on a GPU without it.
+    What `auto` was decided to be is written down in `folder`: a training that is resumed, and the other processes of one that
+    several share, take the same. Raises ParameterError for bfloat16 on a GPU without it.
     """
     import torch
+    from filelock import FileLock
 
+    if compute_dtype == "auto" and folder is not None:
+        decided = folder / "compute_dtype"
+        with FileLock(f"{decided}.lock"):
+            if not decided.exists() or not decided.read_text():
+                decided.write_text(choose_dtype())
+            compute_dtype = decided.read_text()
     if torch.cuda.is_available():
         if compute_dtype == "bfloat16" and not torch.cuda.is_bf16_supported():
             raise ParameterError("compute_dtype", compute_dtype, "this GPU has no bfloat16, use 'float32'")

@@ -1,8 +1,8 @@
 """Training with transformers' Trainer: losses that are right, that are never dropped, and an end of text that is learned."""
 
 import copy
+import json
 import math
-import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -35,6 +35,7 @@ from helpers import (
     score_blocks,
 )
 from helpers.errors import ModelError, ParameterError
+from helpers.notebooks import path_of
 from helpers.progress import FILE
 from tests.small_training import blocks_of
 
@@ -195,19 +196,52 @@ def test_a_dtype_that_is_asked_for_is_used(name, monkeypatch):
     assert choose_dtype(name) == name
 
 
+@pytest.fixture
+def product_takes(monkeypatch):
+    """Sets the seconds of a matrix product by its dtype, on a machine without a GPU; the first of each takes longer."""
+    clock, done = [0.0], []
+
+    def set_seconds(**seconds):
+        def product(a, b):
+            clock[0] += seconds[str(a.dtype).removeprefix("torch.")] + (0 if a.dtype in done else 100)
+            done.append(a.dtype)
+            return a
+
+        monkeypatch.setattr(torch.Tensor, "__matmul__", product)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(helpers.training, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    return set_seconds
+
+
 @pytest.mark.parametrize(
     ("float32", "bfloat16", "chosen"), [(4, 2, "bfloat16"), (2.8, 2, "float32"), (1, 3, "float32")]
 )
-def test_auto_follows_the_measured_times(float32, bfloat16, chosen, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(helpers.training, "_seconds", {torch.float32: float32, torch.bfloat16: bfloat16}.get)
-    assert choose_dtype("auto") == chosen
+def test_auto_follows_what_products_take_on_this_machine(float32, bfloat16, chosen, product_takes):
+    product_takes(float32=float32, bfloat16=bfloat16)
+    assert choose_dtype() == choose_dtype("auto") == chosen
 
 
-def test_auto_measures_this_machine():
-    assert choose_dtype() in ("float32", "bfloat16")
-    began = time.perf_counter()
-    assert 0 < helpers.training._seconds(torch.float32, 64) < time.perf_counter() - began
+def test_what_auto_was_is_kept_for_a_resumption(product_takes, tmp_path):
+    product_takes(float32=4, bfloat16=2)
+    assert choose_dtype("auto", tmp_path) == "bfloat16"
+    product_takes(float32=2, bfloat16=4)  # as on another, or a busy, machine
+    assert choose_dtype("auto", tmp_path) == "bfloat16"
+    assert choose_dtype("float32", tmp_path) == "float32"
+    assert choose_dtype("auto") == "float32"
+
+
+@pytest.mark.parametrize(("warmup_ratio", "steps"), [(0.0, 0), (0.1, 6), (0.11, 7), (0.999, 60), (1.0, 60)])
+def test_warmup_is_a_share_of_all_steps(warmup_ratio, steps, small_model, tmp_path):
+    """As the notebook hands it on: the library takes 1.0 for one step."""
+    names = dict.fromkeys(("report_to", "dtype"), "none") | {"rates": {}, "sizes": {}}
+    names |= dict.fromkeys(("gradient_checkpointing", "torch_compile", "fsdp"), False)
+    names |= {"weight_decay": 0.0, "num_train_epochs": 1.0, "seed": 0, "warmup_ratio": warmup_ratio}
+    names |= {"net": small_model, "step": SimpleNamespace(unfinished=tmp_path)}
+    cells = json.loads(path_of("train").read_text(encoding="utf-8"))["cells"]
+    [source] = [source for cell in cells if "= TrainingArguments(" in (source := "".join(cell["source"]))]
+    exec(source, names)
+    assert names["arguments"].get_warmup_steps(60) == steps
 
 
 @pytest.mark.parametrize("has", [True, False])
