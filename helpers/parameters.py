@@ -85,7 +85,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "per_device_train_batch_size": Rule(int, 1),
         "gradient_accumulation_steps": Rule(int, 1),
         "lr_scheduler_type": _text(*SCHEDULES),
-        "warmup_steps": Rule(float, 0, 1),
+        "warmup_ratio": Rule(float, 0, 1),
         "early_stopping_patience": Rule(int, 0),
         "lora_rank": Rule(int, 0),
         "merge_lora": Rule(bool),

@@ -48,7 +48,7 @@ EXPECTED = {
         "per_device_train_batch_size": SIZE,
         "gradient_accumulation_steps": SIZE,
         "lr_scheduler_type": (str, ("", "linaer", "cosine_with_min_lr"), SCHEDULES, tuple(map(repr, SCHEDULES))),
-        "warmup_steps": (float, (-0.1, 1.5, 100), (0, 0.1, 1), ("between 0 and 1",)),
+        "warmup_ratio": (float, (-0.1, 1.5, 100), (0, 0.1, 1), ("between 0 and 1",)),
         "early_stopping_patience": (int, (-1,), (0, 3), ("whole number", "0")),
         "lora_rank": (int, (-1,), (0, 8), ("whole number", "0")),
         **dict.fromkeys(("merge_lora", "gradient_checkpointing", "torch_compile", "fsdp"), SWITCH),
@@ -147,6 +147,7 @@ def test_the_bounds_in_a_refusal_are_the_true_ones(where, value):
         ("load", "data_set", "dataset"),
         ("chunk", "blocksize", "block_size"),
         ("train", "learning_rat", "learning_rate"),
+        ("train", "warmup_steps", "warmup_ratio"),
         ("infer", "temprature", "temperature"),
     ],
 )
