@@ -4,6 +4,14 @@ The names below are loaded when they are first used, so that importing the packa
 """
 
 import importlib
+import os
+
+# How long a thread of PyTorch's spins at the end of a piece of work, before it sleeps: by default so long that programs
+# beside each other starve one another, kernels and sweeps among them. Read when torch is loaded, by GNU's OpenMP (Linux;
+# in turns of a loop), or by LLVM's and Intel's (macOS and Windows; in milliseconds).
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    os.environ.setdefault("KMP_BLOCKTIME", "1")
 
 _HOME = {
     "begin": "run",

@@ -1,7 +1,8 @@
-"""What the runner itself costs: `python -m tests.benchmarks.batch`.
+"""What the runner itself costs, and what trainings beside each other: `python -m tests.benchmarks.batch`.
 
 One run of the six notebooks, and a sweep of 24, on the embedded default, in empty folders. The work of a run is what its cells take, as papermill
-has measured it; the rest of the command's time is the runner's.
+has measured it; the rest of the command's time is the runner's. `python -m tests.benchmarks.batch beside` measures only the trainings beside
+each other: one, two and three processes that train the embedded model at once.
 """
 
 import json
@@ -24,6 +25,9 @@ SWEEP = {
     }
 }
 JOBS = 2
+WINDOW = 20.0  # seconds in which the tokens of trainings beside each other are counted
+# as the package sets it, and what the OpenMP libraries do by themselves
+SPINNING = {"as set": {}, "by default": {"GOMP_SPINCOUNT": "300000", "KMP_BLOCKTIME": "200"}}
 
 
 def timed(*arguments: str) -> float:
@@ -40,6 +44,62 @@ def cells(folder: Path) -> float:
         for cell in json.loads(path.read_text())["cells"]:
             found += cell["metadata"].get("papermill", {}).get("duration") or 0.0
     return found
+
+
+def train_in_window(seconds: float) -> None:
+    """Train the embedded model; once warm, say "ready", wait for a line, and print the tokens per second from then on."""
+    import numpy as np
+    from datasets import Dataset
+    from transformers import TrainerCallback, TrainingArguments
+
+    from helpers import BlockTrainer, collate, housekeeping, load_model
+
+    batch, length, warm = 8, 128, 5
+
+    class Window(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == warm:
+                print("ready", flush=True)
+                sys.stdin.readline()
+                self.began = time.perf_counter()
+            elif state.global_step > warm and (spent := time.perf_counter() - self.began) > seconds:
+                print((state.global_step - warm) * batch * length / spent)
+                control.should_training_stop = True
+
+    model, rng = load_model("embedded"), np.random.default_rng(0)
+    ids = rng.integers(1, model.config.vocab_size, (2000 * batch, length)).astype(np.int32)
+    blocks = Dataset.from_dict({"input_ids": list(ids), "position_ids": [list(range(length))] * len(ids)})
+    with tempfile.TemporaryDirectory() as folder:
+        settings = housekeeping(Path(folder), model, "bfloat16") | {"logging_strategy": "no"}
+        arguments = TrainingArguments(**settings, per_device_train_batch_size=batch, save_strategy="no")
+        BlockTrainer(model, arguments, train_dataset=blocks, data_collator=collate, callbacks=[Window()]).train()
+
+
+def beside(number: int, environment: dict[str, str]) -> list[float]:
+    """Tokens per second of each of so many trainings at once."""
+    command = [sys.executable, "-m", "tests.benchmarks.batch", "train"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    env = {**os.environ, **environment}
+    processes = [subprocess.Popen(command, cwd=PROJECT, env=env, **pipes) for _ in range(number)]
+    for process in processes:
+        while process.stdout.readline().strip() != "ready":
+            assert process.poll() is None, "a training has failed"
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    return [float(process.communicate()[0].split()[0]) for process in processes]
+
+
+def measure_beside() -> None:
+    """Measure one, two and three trainings at once, and write their section of RESULTS.md."""
+    rows = []
+    for number in (1, 2, 3):
+        row = {"trainings at once": number}
+        for name, environment in SPINNING.items():
+            row[name] = ", ".join(f"{speed:,.0f}" for speed in beside(number, environment))
+        rows.append(row)
+    text = f"`make bench-batch`. Tokens per second of each, in the same {WINDOW:g} seconds; the embedded model in bfloat16."
+    record("Trainings beside each other", f"{text}\n\n{table(rows)}")
 
 
 def main() -> None:
@@ -65,7 +125,14 @@ def main() -> None:
         f"The runner's own part of it is {own_many / many:.1%}: all that is not in a cell, and {JOBS - 1} of {JOBS} waiting for the last run."
     )
     record("Batch runs", text)
+    measure_beside()
 
 
 if __name__ == "__main__":
-    main()
+    match sys.argv[1:]:
+        case ["train"]:
+            train_in_window(WINDOW)
+        case ["beside"]:
+            measure_beside()
+        case _:
+            main()
