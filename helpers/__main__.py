@@ -136,7 +136,9 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except UserError as error:
-        print(("helpers: " if "RANK" in os.environ else "") + str(error), file=sys.stderr)
+        from helpers.redaction import redacted
+
+        print(("helpers: " if "RANK" in os.environ else "") + redacted(str(error)), file=sys.stderr)
         sys.exit(1)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from helpers.parameters import STEPS, folder_of
+from helpers.redaction import redacted
 from helpers.run import Run
 
 
@@ -71,7 +72,7 @@ class View:
         """A run of several has ended."""
         with self._lock:
             self.clear(name)
-            self.console.print(line)
+            self.console.print(redacted(line))
             self._bars.advance(self._all)
 
 

@@ -3,14 +3,9 @@
 import difflib
 from collections.abc import Iterable
 
-from helpers.redaction import redacted
-
 
 class UserError(Exception):
-    """A mistake that its reader can mend: the message says what is wrong, with which value, and what would do. No token is in it."""
-
-    def __init__(self, message: str):
-        super().__init__(redacted(message))
+    """A mistake that its reader can mend: the message says what is wrong, with which value, and what would do."""
 
     def _render_traceback_(self) -> list[str]:
         """What IPython prints in place of a traceback."""

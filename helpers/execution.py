@@ -232,7 +232,7 @@ def main() -> None:
             "status": "failed",
             "message": f"{order['step']}: its notebook could not be written ({error.strerror}).",
         }
-    Path(order["result"]).write_text(json.dumps(result))
+    Path(order["result"]).write_text(redacted(json.dumps(result)))
     run_sync(kernel.shutdown_kernel)(now=True)
     os._exit(0)
 

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 _LOOKS_LIKE_A_TOKEN = "hf_[A-Za-z0-9]{30,}"
+_SHORTEST = 20  # characters; a shorter value of HF_TOKEN is a mistake, and may be part of any word
 _SECRET_NAME = re.compile(r"token|secret|passw|api_?key|credential", re.IGNORECASE)
 HIDDEN = "hf_…"
 
@@ -18,13 +19,15 @@ def is_secret_name(name: str) -> bool:
 def _secrets() -> re.Pattern[str]:
     from huggingface_hub import get_token
 
-    known = {os.environ.get("HF_TOKEN"), os.environ.get("HUGGING_FACE_HUB_TOKEN"), get_token()}
-    return re.compile("|".join([*(re.escape(token) for token in known if token), _LOOKS_LIKE_A_TOKEN]))
+    found = (os.environ.get("HF_TOKEN"), os.environ.get("HUGGING_FACE_HUB_TOKEN"), get_token())
+    known = {token.strip() for token in found if token}
+    tokens = [re.escape(t) for t in known if re.fullmatch(rf"\S{{{_SHORTEST},}}", t)]
+    return re.compile("|".join([*tokens, _LOOKS_LIKE_A_TOKEN]))
 
 
 def redacted(text: str) -> str:
     """The text with `hf_…` in the place of every token."""
-    return _secrets().sub(HIDDEN, text)
+    return _secrets().sub(HIDDEN, text) if len(text) >= _SHORTEST else text
 
 
 def holds_token(path: Path) -> bool:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from helpers.errors import ParameterError, RunError
 from helpers.parameters import STEPS, check_parameters, folder_of
-from helpers.redaction import holds_token
+from helpers.redaction import holds_token, redacted
 from helpers.sources import PROJECT, fingerprint, resolve, sources
 
 FORMAT = 1  # of a step's record; a run folder with a greater one comes from newer code
@@ -268,9 +268,9 @@ def identity(parameters: Mapping[str, Mapping[str, object]], step: str) -> str:
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write JSON, durable, and with the old file in its place until then."""
+    """Write JSON without tokens, durable, and with the old file in its place until then."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    temporary.write_text(redacted(json.dumps(content, indent=1)) + "\n", encoding="utf-8")
     flush(temporary)
     os.replace(temporary, path)
 

@@ -1,6 +1,7 @@
 """The Hub, played by a stand-in on this machine: fetched once and then without a network, refusals, faults, publishing, and no token anywhere."""
 
 import errno
+import io
 import json
 import os
 import re
@@ -10,16 +11,19 @@ from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import ModelCard
+from rich.console import Console
 
+import helpers.__main__
 from helpers import hub, redaction
 from helpers.batch import prefetch_command
+from helpers.console import View
 from helpers.errors import DataError, ParameterError, UserError
 from helpers.hub import MIRRORS, Place, login_state, place_of
 from helpers.notebooks import execute
 from helpers.parameters import check_parameters
 from helpers.plan import plan
 from helpers.publishing import check_publishing
-from helpers.run import Run, begin
+from helpers.run import Run, begin, write_json
 from helpers.sources import EMBEDDED, PROJECT, needs_fetching
 from tests.hub_server import TOKEN, Fault, HubServer
 
@@ -394,9 +398,38 @@ def test_a_token_in_an_environment_dump_and_in_an_error_reaches_no_notebook(monk
     with pytest.raises(UserError) as caught:
         execute("load", tmp_path / "out.ipynb", {})
     written = (tmp_path / "out.ipynb").read_text()
-    for text in (written, str(caught.value)):
-        assert SECRET not in text and own not in text and "hf_…" in text
-    assert "PATH" in written
+    assert "PATH" in written and "ValueError" in str(caught.value)
+    assert SECRET not in written and own not in written and "hf_…" in written
+
+
+@pytest.mark.parametrize("value", [" ", "token", "a word of its own", "hf_", "\n"])
+def test_a_variable_that_can_hold_no_token_changes_no_text(monkeypatch, tmp_path, value):
+    monkeypatch.setenv("HF_TOKEN", value)
+    text = "the tokenizer has a word of its own, hf_ and all\n"
+    (tmp_path / "file").write_text(text)
+    assert redaction.redacted(text) == text and not redaction.holds_token(tmp_path / "file")
+
+
+def test_white_space_around_a_token_is_no_part_of_it(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", " another-kind-of-token\n")
+    assert redaction.redacted("is another-kind-of-token, yes") == "is hf_…, yes"
+
+
+def test_the_text_of_an_error_is_whole_until_it_is_written(monkeypatch, capsys, tmp_path):
+    said = f"this is {SECRET}"
+    assert str(UserError(said)) == said
+    write_json(tmp_path / "run.json", {"message": said})
+
+    def fail(**_):
+        raise UserError(said)
+
+    monkeypatch.setattr(helpers.__main__, "app", fail)
+    with pytest.raises(SystemExit):
+        helpers.__main__.main()
+    with View(Console(file=(shown := io.StringIO())), 1) as view:
+        view.finished("1", said)
+    for text in (capsys.readouterr().err, shown.getvalue(), (tmp_path / "run.json").read_text()):
+        assert SECRET not in text and "this is hf_" in text
 
 
 @pytest.mark.parametrize("name", ["notes.json", "data/part.arrow"])
