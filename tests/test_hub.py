@@ -411,7 +411,8 @@ def test_a_variable_that_can_hold_no_token_changes_no_text(monkeypatch, tmp_path
 
 
 def test_white_space_around_a_token_is_no_part_of_it(monkeypatch):
-    monkeypatch.setenv("HF_TOKEN", " another-kind-of-token\n")
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    monkeypatch.setenv("HUGGING_FACE_HUB_TOKEN", " another-kind-of-token\n")
     assert redaction.redacted("is another-kind-of-token, yes") == "is hf_…, yes"
 
 
