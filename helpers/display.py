@@ -44,7 +44,7 @@ def picture(figure: "Figure", alt: str) -> "Image":
 
 def html_picture(figure: "Figure", alt: str) -> str:
     """The figure as an element of a page that can be read offline."""
-    return f'<img alt="{alt}" src="data:image/png;base64,{base64.b64encode(png(figure)).decode()}">'
+    return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{base64.b64encode(png(figure)).decode()}">'
 
 
 def draw_blocks(blocks: "Dataset", block_size: int, count: int = 12) -> "Figure":
@@ -142,7 +142,9 @@ def heat_map(text: str, offsets: list[tuple[int, int]], nats: dict[str, np.ndarr
     for name, values in nats.items():
         words = zip(text.split(), np.bincount(word_of, values, len(ends)), strict=False)
         spans = " ".join(_shaded(word, float(value), most) for word, value in words)
-        columns.append(f'<td style="text-align:left;vertical-align:top;width:50%"><b>{name}</b><br>{spans}</td>')
+        columns.append(
+            f'<td style="text-align:left;vertical-align:top;width:50%"><b>{html.escape(name)}</b><br>{spans}</td>'
+        )
     return HTML(f'<table style="line-height:1.7"><tr>{"".join(columns)}</tr></table>')
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from helpers.errors import ParameterError, UserError
 from helpers.hub import LOG_IN
 from helpers.redaction import redacted
+from helpers.rendering import render
 
 if TYPE_CHECKING:
     from helpers.run import Step
@@ -34,14 +35,13 @@ def model_card(step: "Step", metrics: Mapping[str, object]) -> str:
     """A card for the model that step `evaluate` has scored, with the Hub's metadata (`model-index`)."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    parameters = {name: record["parameters"] for name, record in step.records.items()}
-    used = {**step.records["load"]["sources"], **step.records["train"]["sources"]}
+    records = step.records
+    used = {**records["load"]["sources"], **records["train"]["sources"]}
     on_hub = {kind: used[kind].split("@") for kind in used if "@" in used[kind]}
+    parameters = {name: _without_paths(record) for name, record in records.items()}
     data, model = parameters["load"]["dataset"], parameters["train"]["model"]
-    data, model = (
-        "clm-notebooks " + what if name == "embedded" else name
-        for name, what in ((data, "questions"), (model, "base model"))
-    )
+    data = "clm-notebooks questions" if data == "embedded" else data
+    model = "clm-notebooks base model" if model == "embedded" else model
     result = EvalResult(
         task_type="text-generation",
         dataset_type=on_hub["dataset"][0] if "dataset" in on_hub else "text",
@@ -50,7 +50,7 @@ def model_card(step: "Step", metrics: Mapping[str, object]) -> str:
         metric_name="perplexity a token, rolling",
         metric_value=round(metrics["perplexity_finetuned"], 3),
     )
-    card = ModelCardData(
+    metadata = ModelCardData(
         model_name=f"{model} fine-tuned on {data}",
         library_name="transformers",
         pipeline_tag="text-generation",
@@ -58,59 +58,27 @@ def model_card(step: "Step", metrics: Mapping[str, object]) -> str:
         **({"base_model": on_hub["model"][0]} if "model" in on_hub else {}),
         **({"datasets": [on_hub["dataset"][0]]} if "dataset" in on_hub else {}),
     )
-    settings = "\n".join(f"| {s}.{k} | {v!r} |" for s, values in parameters.items() for k, v in values.items())
-    versions = ", ".join(f"{k} {v}" for k, v in step.records["train"]["versions"].items())
-    return redacted(f"""---
-{card.to_yaml()}
----
-# {model} fine-tuned on {data}
-
-A causal language model: `{model}`{_at(on_hub, "model")}, fine-tuned on `{parameters["load"]["text_column"]}` of `{data}`{_at(on_hub, "dataset")},
-{step.records["load"]["metrics"]["examples_train"]:,} examples, split `{parameters["load"]["split"]}`.
-
-## Perplexity
-
-On {step.records["load"]["metrics"]["examples_test"]:,} examples that were set aside before ({metrics["tokens_rolling"]:,} tokens). Every token of each example is scored once, in windows of
-{metrics["context_rolling"]:,} tokens that do not overlap; the first one is predicted from a prefix token. Nats are added up and divided by tokens once.
-
-| | base | fine-tuned |
-|---|---|---|
-| perplexity a token | {_with_interval(metrics, "base")} | {_with_interval(metrics, "finetuned")} |
-| bits per byte | {metrics["bits_per_byte_base"]:.4f} | {metrics["bits_per_byte_finetuned"]:.4f} |
-
-Fine-tuning multiplied perplexity by {metrics["perplexity_ratio"]:.3f} (95 % interval {metrics["perplexity_ratio_low"]:.3f} to {metrics["perplexity_ratio_high"]:.3f}, paired bootstrap over documents).
-
-## How to use it
-
-```python
-from transformers import pipeline
-
-generator = pipeline("text-generation", "USER/NAME")
-print(generator("The sky is blue because", max_new_tokens=50)[0]["generated_text"])
-```
-
-## Limits
-
-It continues text in the manner of its data. It does not know what is true, repeats what its data and its base model have of errors and prejudice, and was measured on text like that it was
-trained on, and on no other. Blocks had {parameters["chunk"]["block_size"]:,} tokens: longer texts were not trained on.
-
-## How it was made
-
-| parameter | value |
-|---|---|
-{settings}
-
-Made with {versions}.
-""")
+    card = render(
+        "model_card.md.j2",
+        metadata=metadata.to_yaml(),
+        model=model,
+        data=data,
+        commits={kind: f" (commit `{commit}`)" for kind, (_, commit) in on_hub.items()},
+        parameters=parameters,
+        loaded=records["load"]["metrics"],
+        metrics=metrics,
+        versions=", ".join(f"{name} {version}" for name, version in records["train"]["versions"].items()),
+    )
+    return redacted(card)
 
 
-def _at(on_hub: Mapping[str, list[str]], kind: str) -> str:
-    return f" (commit `{on_hub[kind][1]}`)" if kind in on_hub else ""
-
-
-def _with_interval(metrics: Mapping[str, float], model: str) -> str:
-    low, high = (metrics[f"{end}_{model}"] for end in ("low", "high"))
-    return f"{metrics[f'perplexity_{model}']:.2f} (95 % interval {low:.2f} to {high:.2f})"
+def _without_paths(record: Mapping[str, dict]) -> dict[str, object]:
+    """A step's parameters, with the last part only of what is a file or folder of this machine."""
+    parameters = dict(record["parameters"])
+    for kind in ("dataset", "model"):
+        if kind in parameters and "@" not in record["sources"].get(kind, ""):
+            parameters[kind] = Path(parameters[kind]).name
+    return parameters
 
 
 def publish(folder: Path, card: str, hub_model_id: str, private: bool) -> str:
