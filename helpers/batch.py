@@ -55,12 +55,12 @@ def do(what: Specification, tell: Tell = quiet, stop: threading.Event | None = N
     """Do every step of a run that is not done yet, and return its record, which is `run.json` too.
 
     Its `status` is `ok`, `failed`, `timed out`, `kernel died` or `interrupted`, with a `message` that says why. One that is `ok` leaves `report.html`. Raises RunError only where the folder
-    cannot be used, or another run holds it.
+    cannot be used, or another run holds it; one of a sweep waits for that, as the sweep may be done twice at once.
     """
     folder = Run(what.run_dir)
     if what.start is not None:
         folder_of(what.start)
-    with held(folder.folder) as lock:
+    with held(folder.folder, wait=bool(what.shared), stop=stop) as lock:
         began, record = time.monotonic(), {"format": FORMAT, "status": "interrupted", "message": "it was killed"}
         record |= {"parameters": {s: dict(p) for s, p in what.parameters.items()}, "steps": {}}
         write_json(folder.folder / "run.json", record)  # as it stands if this process is killed

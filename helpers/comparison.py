@@ -30,7 +30,7 @@ def comparison(folders: Sequence[Path]) -> "pd.DataFrame":
 
     `beside best` says whether a run is worse than the best by more than chance, see `is_worse`. Runs whose test text is not that of the best
     are not comparable document by document, and say so. `scored in` is there where the runs were not all scored in the same precision.
-    Raises UserError for a run that did not end well, or in which something has changed since.
+    Raises UserError for a run in which a step is missing or stale.
     """
     import pandas as pd
 
@@ -63,7 +63,6 @@ def comparison(folders: Sequence[Path]) -> "pd.DataFrame":
 
 
 def _read(folder: Path) -> dict[str, object]:
-    read_record(folder, complete=True)
     run = Run(folder)
     records = fresh_records(run)
     scores = json.loads((run.path("evaluate") / "documents.json").read_text())["fine-tuned"]
@@ -133,6 +132,13 @@ def about(table: "pd.DataFrame") -> str:
 
 
 def main(folders: Sequence[Path], csv: Path | None, html: Path | None, console: Console) -> None:
+    """`show`, where every run has ended well; UserError for one that has not."""
+    for folder in folders:
+        read_record(Path(folder), complete=True)
+    show(folders, csv, html, console)
+
+
+def show(folders: Sequence[Path], csv: Path | None, html: Path | None, console: Console) -> None:
     """Print the comparison, and write it as CSV and as one HTML page where these are asked for."""
     for name, path in (("csv", csv), ("html", html)):
         if path and not path.parent.is_dir():

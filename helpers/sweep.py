@@ -5,10 +5,10 @@ import json
 import os
 import random
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -16,12 +16,12 @@ from rich.console import Console
 from rich.table import Table
 
 from helpers.batch import Specification, do, fetch, prefetch_command
-from helpers.comparison import main as compare
+from helpers.comparison import show
 from helpers.console import View
-from helpers.errors import UserError, nearest
+from helpers.errors import ParameterError, UserError, nearest
 from helpers.parameters import STEPS
 from helpers.plan import plan
-from helpers.run import Run, identity
+from helpers.run import NEEDS, Run
 from helpers.sources import resolve
 
 KEYS = ("profile", "set", "grid", "list", "random", "seeds")
@@ -39,14 +39,31 @@ class Sweep:
     def specifications(self, folder: Path, jobs: int, time_limit: float) -> list[Specification]:
         """What each run needs; UserError for the first that cannot be."""
         threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else 0
-        found = []
+        found, names = [], {}
         for name, settings in self.runs:
             parameters = plan(self.profile, {**self.fixed, **settings})
+            other = names.setdefault(json.dumps(parameters), name)
+            if other != name:
+                raise UserError(
+                    f"Runs {other} and {name} of the sweep are the same ({settings}): leave one of them out."
+                )
             command, shared = prefetch_command(self.profile), str(folder / "shared")
             found.append(
                 Specification(str(folder / name), parameters, command, None, False, time_limit, threads, shared)
             )
         return found
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which no key stands twice in one table: the last one would count, and nobody would know."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for number, key in enumerate(keys):
+            if key.value in {earlier.value for earlier in keys[:number]}:
+                line = key.start_mark.line + 1
+                raise UserError(f"Line {line} of the sweep has {key.value!r} a second time: leave one of them out.")
+        return super().construct_mapping(node, deep)
 
 
 def read_sweep(file: Path) -> Sweep:
@@ -56,7 +73,7 @@ def read_sweep(file: Path) -> Sweep:
     each from a list of values, or from `{low: A, high: B, log: true}`. `seeds: [1, 2]` does each with these seeds of training; `set` holds for all.
     """
     try:
-        asked = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        asked = yaml.load(Path(file).read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise UserError(f"The sweep {str(file)!r} cannot be read ({error.strerror}): name a YAML file.") from None
     except (
@@ -70,14 +87,18 @@ def read_sweep(file: Path) -> Sweep:
         if key not in KEYS:
             raise UserError(f"The sweep {str(file)!r} has {key!r}, which means nothing: {nearest(str(key), KEYS)}.")
     variants = list(_variants(asked))
-    seeds = asked.get("seeds") or []
+    seeds, fixed = asked.get("seeds") or [], _table("set", asked.get("set") or {})
+    for settings in [fixed, *variants] if seeds else ():
+        if "train.seed" in settings:
+            seed = settings["train.seed"]
+            raise UserError(f"seeds is {seeds!r}, and train.seed is set to {seed!r} too: leave one of them out.")
     if seeds:
         variants = [{**variant, "train.seed": seed} for variant in variants for seed in _list("seeds", seeds)]
     if not variants:
         raise UserError(f"The sweep {str(file)!r} holds no run: it needs one of grid, list or random.")
     width = len(str(len(variants) - 1))
     runs = tuple((f"{number:0{width}d}", variant) for number, variant in enumerate(variants))
-    return Sweep(str(asked.get("profile", "tiny")), _table("set", asked.get("set") or {}), runs)
+    return Sweep(str(asked.get("profile", "tiny")), fixed, runs)
 
 
 def _variants(asked: Mapping[str, object]) -> Iterator[dict[str, object]]:
@@ -96,9 +117,22 @@ def _variants(asked: Mapping[str, object]) -> Iterator[dict[str, object]]:
         if not isinstance(how.get("seed", 0), int):
             raise UserError(f"random.seed is {how['seed']!r}: it must be a whole number.")
         draw, names = random.Random(how.get("seed", 0)), _table("random.parameters", how.get("parameters"))
-        yield from ({name: _drawn(name, spread, draw) for name, spread in names.items()} for _ in range(how["runs"]))
+        yield from _different(how["runs"], lambda: {name: _drawn(name, names[name], draw) for name in names})
     elif asked.get("seeds"):
         yield {}
+
+
+def _different(runs: int, draw: Callable[[], dict[str, object]]) -> list[dict[str, object]]:
+    """As many runs as are asked for, none of them twice."""
+    found: list[dict[str, object]] = []
+    for _ in range(100 * runs):
+        if (settings := draw()) not in found:
+            found.append(settings)
+        if len(found) == runs:
+            return found
+    raise UserError(
+        f"random.runs is {runs}: only {len(found)} different runs were drawn, ask for fewer or give more values."
+    )
 
 
 def _drawn(name: str, spread: object, draw: random.Random) -> object:
@@ -130,19 +164,27 @@ def _list(what: str, value: object) -> list[object]:
 
 def work(specifications: list[Specification], earlier: Path | None = None) -> tuple[int, float | None]:
     """How many steps there are to do, those that runs share counted once, and their seconds as far as an `earlier` run tells."""
-    keys = {(step, identity(what.parameters, step)) for what in specifications for step in STEPS}
-    done = {
-        (step, identity(what.parameters, step))
-        for what in specifications
-        for step in STEPS
-        if Path(resolve(what.run_dir)).exists() and Run(what.run_dir).is_done(step, dict(what.parameters[step]))
-    }
+    runs_of: dict[tuple[str, str], list[Specification]] = {}
+    for what in specifications:
+        for step in STEPS:
+            made_of = [what.parameters[name] for name in STEPS if name in _chain(step)]
+            runs_of.setdefault((step, json.dumps(made_of)), []).append(what)
+    ahead = [step for (step, _), runs in runs_of.items() if not any(_is_done(step, what) for what in runs)]
     try:
         metrics = json.loads((earlier / "metrics.json").read_text())
-        seconds = sum(metrics[f"seconds_{step}"] for step, _ in keys - done)
+        seconds = sum(metrics[f"seconds_{step}"] for step in ahead)
     except (OSError, ValueError, KeyError, TypeError):
         seconds = None
-    return len(keys - done), seconds
+    return len(ahead), seconds
+
+
+def _chain(step: str) -> set[str]:
+    """A step and all that it is made from."""
+    return {step}.union(*map(_chain, NEEDS[step]))
+
+
+def _is_done(step: str, what: Specification) -> bool:
+    return resolve(what.run_dir).exists() and Run(what.run_dir).is_done(step, dict(what.parameters[step]))
 
 
 def main(
@@ -157,12 +199,16 @@ def main(
 ) -> int:
     """Do a sweep, or the one run with number `index`, and compare what came out; how many runs did not end well."""
     asked = read_sweep(file)
+    if sweep_dir is not None and (not sweep_dir.strip() or "\0" in sweep_dir):
+        raise ParameterError("sweep_dir", sweep_dir, "it must be the name of a folder")
     folder = resolve(sweep_dir or f"runs/{Path(file).stem}")
+    if index is not None:
+        if index >= len(asked.runs):
+            raise ParameterError(
+                "index", index, f"the sweep has {len(asked.runs)} runs, choose 0 to {len(asked.runs) - 1}"
+            )
+        asked = replace(asked, runs=asked.runs[index : index + 1])
     specifications = asked.specifications(folder, jobs, time_limit)
-    if index is not None and index >= len(specifications):
-        raise UserError(
-            f"index is {index}: the sweep has {len(specifications)} runs, choose 0 to {len(specifications) - 1}."
-        )
     console.print(_plan_table(asked))
     steps, seconds = work(specifications, resolve(f"runs/{asked.profile}"))
     guess = (
@@ -178,11 +224,9 @@ def main(
     for what in specifications:
         fetch(what.parameters, what.prefetch)
     names = [name for name, _ in asked.runs]
-    if index is not None:
-        return 1 - len(_all(specifications[index : index + 1], names[index : index + 1], 1, scheduler, console))
     well = sorted(_all(specifications, names, jobs, scheduler, console))
     if len(well) > 1:
-        compare([folder / name for name in well], folder / "comparison.csv", folder / "report.html", console)
+        show([folder / name for name in well], folder / "comparison.csv", folder / "report.html", console)
     return len(names) - len(well)
 
 

@@ -7,6 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+from contextlib import ExitStack
 from pathlib import PurePosixPath
 from types import SimpleNamespace
 
@@ -230,6 +232,15 @@ def test_runs_with_a_shared_folder_do_what_they_have_in_common_once(runner, tmp_
     shutil.rmtree(tmp_path / "shared")
     shutil.rmtree(tmp_path / "a")
     assert runner(folder="b")[0] == ["train", "evaluate", "infer"]  # what is shared stays with each run
+
+
+def test_a_run_of_a_sweep_waits_for_another_sweep_that_does_it(runner, tmp_path):
+    with ExitStack() as other:
+        other.enter_context(held(tmp_path / "run"))
+        with pytest.raises(RunError, match="another run holds it"):
+            runner()
+        threading.Timer(1, other.pop_all().close).start()
+        assert runner(shared=str(tmp_path / "shared"))[1]["status"] == "ok"
 
 
 def test_a_step_that_failed_is_not_shared(runner, tmp_path):

@@ -136,8 +136,8 @@ def test_it_is_written_as_text_csv_and_html(run, tmp_path):
 
 
 def test_a_run_that_did_not_end_well_and_none_at_all_are_refused(run, tmp_path):
-    good = run("a", [1, 2])
+    good, rest = run("a", [1, 2]), (None, None, Console(file=io.StringIO()))
     with pytest.raises(UserError, match=r"did not end well .failed: no."):
-        comparison.comparison([good, run("b", [1, 2], status="failed")])
+        comparison.main([good, run("b", [1, 2], status="failed")], *rest)
     with pytest.raises(UserError, match="is no run"):
-        comparison.comparison([good, tmp_path / "none"])
+        comparison.main([good, tmp_path / "none"], *rest)

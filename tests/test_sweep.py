@@ -50,9 +50,10 @@ def test_a_grid_is_every_combination_and_numbers_are_read(sweep):
 
 
 def test_a_list_stands_as_it_is_and_seeds_multiply(sweep):
-    asked = sweep({"list": [{"train.seed": 9}, {"block_size": 8}], "seeds": [1, 2]})
+    asked = sweep({"list": [{"load.seed": 9}, {"block_size": 8}], "seeds": [1, 2]})
     assert settings(asked) == [
-        {"train.seed": 1}, {"train.seed": 2}, {"block_size": 8, "train.seed": 1}, {"block_size": 8, "train.seed": 2}
+        {"load.seed": 9, "train.seed": 1}, {"load.seed": 9, "train.seed": 2},
+        {"block_size": 8, "train.seed": 1}, {"block_size": 8, "train.seed": 2},
     ]  # fmt: skip
 
 
@@ -82,6 +83,11 @@ def test_a_random_search_is_the_same_for_the_same_seed(sweep):
         ("random: {runs: 2, parameters: {a: {low: 0, high: 1, log: true}}}", "logarithmic scale above 0"),
         ("random: {runs: 2, parameters: {a: 3}}", "random.parameters.a is 3"),
         ("list: [1]", "list is 1: it must be a table"),
+        ("grid:\n  a: [1]\n  b: [1]\n  a: [2]", "Line 4 of the sweep has 'a' a second time"),
+        ("set: {a: 1}\ngrid: {b: [1]}\nset: {a: 2}", "Line 3 of the sweep has 'set' a second time"),
+        ("grid: {train.seed: [3, 4]}\nseeds: [1, 2]", "seeds is [1, 2], and train.seed is set to 3 too"),
+        ("set: {train.seed: 3}\nseeds: [1, 2]", "seeds is [1, 2], and train.seed is set to 3 too"),
+        ("random: {runs: 9, parameters: {a: [1, 2], b: [3, 4]}}", "only 4 different runs were drawn"),
     ],
 )
 def test_a_sweep_with_a_mistake_is_refused(sweep, text, part):
@@ -93,6 +99,43 @@ def test_a_sweep_with_a_mistake_is_refused(sweep, text, part):
 def test_a_parameter_with_a_mistake_is_refused_before_anything_runs(sweep):
     with pytest.raises(UserError, match="the nearest is 'learning_rate'"):
         sweep("grid: {train.learning_rat: [1]}").specifications(PROJECT / "x", 1, 0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "grid: {train.learning_rate: [3e-4, 0.1, 0.0003]}",
+        "list: [{block_size: 64}, {infer.seed: 7}, {chunk.block_size: 64}]",
+        "list: [{}, {infer.seed: 7}, {}]",
+    ],
+)
+def test_a_run_that_is_there_twice_is_refused(sweep, text):
+    with pytest.raises(UserError, match="Runs 0 and 2 of the sweep are the same"):
+        sweep(text).specifications(PROJECT / "x", 1, 0)
+
+
+def test_a_random_search_draws_no_run_twice(sweep):
+    asked = sweep({"random": {"runs": 4, "parameters": {"chunk.block_size": [32, 64], "infer.seed": [1, 2]}}})
+    assert len({str(one) for one in settings(asked)}) == 4
+
+
+def test_planning_reads_no_data_and_one_run_is_planned_by_itself(sweep, tmp_path, monkeypatch):
+    monkeypatch.setattr("hashlib.file_digest", None)
+    sweep({"list": [{"infer.seed": number} for number in range(50)] + [{"train.learning_rat": 1}]})
+    plan = lambda index: sweeps.main(tmp_path / "sweep.yaml", "out", 1, True, None, index, 0, console)  # noqa: E731
+    console = Console(file=io.StringIO(), width=100)
+    assert plan(49) == 0
+    said = console.file.getvalue()
+    assert "49" in said and "48" not in said and "1 runs in out, 6 steps to do" in said
+    with pytest.raises(UserError, match="learning_rat"):
+        plan(None)
+
+
+@pytest.mark.parametrize("name", ["", " ", "a\0b"])
+def test_a_folder_that_cannot_be_is_refused(sweep, tmp_path, name):
+    sweep("grid: {infer.seed: [1]}")
+    with pytest.raises(UserError, match="sweep_dir is .*: it must be the name of a folder"):
+        sweeps.main(tmp_path / "sweep.yaml", name, 1, True, None, None, 0, Console(file=io.StringIO()))
 
 
 def test_steps_that_runs_share_are_counted_once(sweep, tmp_path):
@@ -230,6 +273,17 @@ def test_a_sweep_that_is_killed_goes_on_with_the_same_results(whole, tmp_path, n
     assert not psutil.wait_procs(family, timeout=10)[1]
     assert done(tmp_path, "--jobs", "2")[0] == 1  # the third run cannot end well
     assert results(tmp_path) == results(whole[0])
+
+
+@pytest.mark.full
+def test_two_sweeps_in_one_folder_both_end_well(tmp_path):
+    asked = {"set": SMALL, "list": [{"train.seed": 1}, {"train.seed": 2}]}
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(asked))
+    both = [command(tmp_path) for _ in range(2)]
+    for process in both:
+        out, error = process.communicate(timeout=900)
+        assert process.returncode == 0, out + error
+        assert "✓ 0" in out and "✓ 1" in out and "beside best" in out
 
 
 @pytest.mark.full
