@@ -17,6 +17,7 @@ from helpers.parameters import STEPS
 from helpers.rendering import write_text
 from helpers.report import fresh_records, metrics_of, write_comparison
 from helpers.run import Run
+from helpers.sources import resolve
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,7 +68,7 @@ def _read(folder: Path) -> dict[str, object]:
     records = fresh_records(run)
     scores = json.loads((run.path("evaluate") / "documents.json").read_text())["fine-tuned"]
     return {
-        "folder": folder.resolve(),
+        "folder": run.folder.resolve(),
         "parameters": {step: record["parameters"] for step, record in records.items()},
         "metrics": metrics_of(records),
         "nats": np.array(scores["nats"]),
@@ -134,7 +135,7 @@ def about(table: "pd.DataFrame") -> str:
 def main(folders: Sequence[Path], csv: Path | None, html: Path | None, console: Console) -> None:
     """`show`, where every run has ended well; UserError for one that has not."""
     for folder in folders:
-        read_record(Path(folder), complete=True)
+        read_record(resolve(folder), complete=True)
     show(folders, csv, html, console)
 
 
@@ -154,5 +155,5 @@ def show(folders: Sequence[Path], csv: Path | None, html: Path | None, console: 
     if csv:
         write_text(csv, table.to_csv(index=False))
     if html:
-        write_comparison(table, about(table), [Path(folder) for folder in folders], html)
+        write_comparison(table, about(table), [resolve(folder) for folder in folders], html)
         console.print(f"report: {os.path.relpath(html)}")

@@ -14,8 +14,8 @@ from helpers.run import NEEDS, Run, begin
 METRICS = {"perplexity_finetuned", "low_finetuned", "high_finetuned", "bits_per_byte_finetuned"}
 
 
-def do(name, step, content="", parameters=None, **metrics):
-    doing = begin(step, name, **(parameters or {}))
+def do(folder, step, content="", parameters=None, **metrics):
+    doing = begin(step, str(folder), **(parameters or {}))
     (doing.path / "documents.json").write_text(content)
     doing.finish(**metrics)
 
@@ -30,12 +30,12 @@ def run(tmp_path, monkeypatch):
         loss = nats.sum() / tokens.sum()
         scores = {"fine-tuned": {"nats": nats.tolist(), "tokens": tokens.tolist()}}
         numbers = dict.fromkeys(METRICS, float(loss)) | {"scored_in": scored_in}
-        do(name, "load", text, {"dataset": "embedded"})
-        do(name, "preprocess", text)
-        do(name, "chunk", text, {"block_size": 64})
-        do(name, "train", json.dumps(train), {"learning_rate": 1e-3, **train}, train_tokens_per_second=5.0)
-        do(name, "evaluate", json.dumps(scores), **numbers)
-        do(name, "infer")
+        do(tmp_path / name, "load", text, {"dataset": "embedded"})
+        do(tmp_path / name, "preprocess", text)
+        do(tmp_path / name, "chunk", text, {"block_size": 64})
+        do(tmp_path / name, "train", json.dumps(train), {"learning_rate": 1e-3, **train}, train_tokens_per_second=5.0)
+        do(tmp_path / name, "evaluate", json.dumps(scores), **numbers)
+        do(tmp_path / name, "infer")
         old = {"parameters": {}, "metrics": dict.fromkeys(METRICS, 99.0)}  # what counts is in the steps' records
         (tmp_path / name / "run.json").write_text(json.dumps({"format": 1, "status": status, "message": "no", **old}))
         return tmp_path / name
@@ -96,8 +96,10 @@ def test_the_precision_is_said_where_runs_were_scored_in_several(run):
 
 def test_a_step_that_was_done_again_is_not_compared_as_it_was(run):
     folders = [run("a", [1, 2, 3]), run("b", [2, 3, 4])]
-    do("b", "train", "other", {"learning_rate": 0.9})
-    with pytest.raises(UserError, match=r"'b'.*step 'evaluate' .* made from another 'train'.* --from evaluate`"):
+    do(folders[1], "train", "other", {"learning_rate": 0.9})
+    with pytest.raises(
+        UserError, match=r"b' are not of one run: step 'evaluate' .* made from another 'train'.* --from evaluate`"
+    ):
         comparison.comparison(folders)
 
 

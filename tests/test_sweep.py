@@ -122,7 +122,7 @@ def test_a_random_search_draws_no_run_twice(sweep):
 def test_planning_reads_no_data_and_one_run_is_planned_by_itself(sweep, tmp_path, monkeypatch):
     monkeypatch.setattr("hashlib.file_digest", None)
     sweep({"list": [{"infer.seed": number} for number in range(50)] + [{"train.learning_rat": 1}]})
-    plan = lambda index: sweeps.main(tmp_path / "sweep.yaml", "out", 1, True, None, index, 0, console)  # noqa: E731
+    plan = lambda index: sweeps.main(tmp_path / "sweep.yaml", str(tmp_path / "out"), 1, True, None, index, 0, console)  # noqa: E731
     console = Console(file=io.StringIO(), width=100)
     assert plan(49) == 0
     said = console.file.getvalue()
@@ -149,7 +149,7 @@ def test_steps_that_runs_share_are_counted_once(sweep, tmp_path):
 def test_a_dry_run_shows_the_runs_and_does_nothing(sweep, tmp_path):
     sweep({"grid": {"train.learning_rate": [1e-4, 1e-3]}})
     console = Console(file=io.StringIO(), width=100)
-    sweeps.main(tmp_path / "sweep.yaml", "out", 2, True, None, None, 0, console)
+    sweeps.main(tmp_path / "sweep.yaml", str(tmp_path / "out"), 2, True, None, None, 0, console)
     said = console.file.getvalue()
     assert "0.0001" in said and "0.001" in said and "2 runs in out, 9 steps to do, 2 at once" in said
     assert not (tmp_path / "out").exists()
@@ -161,7 +161,7 @@ def test_values_in_brackets_are_shown_as_they_are(sweep, tmp_path):
     sweep({"grid": {"infer.prompt": ["[INST] Hi [/INST]"]}})
     console = _console()
     console.file = io.StringIO()
-    sweeps.main(tmp_path / "sweep.yaml", "out", 1, True, None, None, 0, console)
+    sweeps.main(tmp_path / "sweep.yaml", str(tmp_path / "out"), 1, True, None, None, 0, console)
     assert "[INST] Hi [/INST]" in console.file.getvalue()
 
 
@@ -175,7 +175,7 @@ def test_a_run_that_waits_for_another_ends_with_the_sweep(tmp_path):
 def test_an_index_beyond_the_runs_and_a_scheduler_that_is_not_there(sweep, tmp_path):
     sweep({"grid": {"train.learning_rate": [1e-4]}})
     with pytest.raises(UserError, match="index is 1: the sweep has 1 runs, choose 0 to 0"):
-        sweeps.main(tmp_path / "sweep.yaml", "out", 1, False, None, 1, 0, Console(file=io.StringIO()))
+        sweeps.main(tmp_path / "sweep.yaml", str(tmp_path / "out"), 1, False, None, 1, 0, Console(file=io.StringIO()))
 
 
 def test_the_example_is_understood():
@@ -186,7 +186,7 @@ def test_the_example_is_understood():
 def command(folder, *arguments, **how):
     """The command line in `folder`, in which `sweep.yaml` lies."""
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
-    line = [sys.executable, "-m", "helpers", "sweep", "sweep.yaml", "--sweep-dir", "out", *arguments]
+    line = [sys.executable, "-m", "helpers", "sweep", "sweep.yaml", "--sweep-dir", str(folder / "out"), *arguments]
     return subprocess.Popen(
         line, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **how
     )
