@@ -1,5 +1,6 @@
 """Pages and cards from the templates in `templates/`, written without tokens."""
 
+import errno
 import os
 import re
 from functools import cache
@@ -53,7 +54,7 @@ def _markdown(value: object) -> str:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write a text without tokens, the old file in its place until then; RunError where that cannot be."""
+    """Write a text without tokens, the old file in its place until then; RunError where that cannot be, but for a full disk."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         if path.exists():
@@ -66,5 +67,7 @@ def write_text(path: Path, text: str) -> Path:
     except OSError as error:
         if temporary.exists():
             temporary.unlink()
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # no other place would do
+            raise
         raise RunError(f"{str(path)!r} cannot be written ({error.strerror}): name another place.") from None
     return path

@@ -1,7 +1,10 @@
 """Comparing runs: the order, what differs, and which differences chance explains."""
 
+import errno
 import io
 import json
+import os
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -110,12 +113,13 @@ def test_a_table_that_cannot_be_written_gives_a_sentence(run, tmp_path, monkeypa
         with pytest.raises(UserError, match=r"folder' cannot be written \(Is a directory\)"):
             comparison.main(folders, csv, html, console)
 
-    def refuse(*_):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr("os.replace", refuse)
-    with pytest.raises(UserError, match=r"t.csv' cannot be written \(Permission denied\)"):
-        comparison.main(folders, tmp_path / "t.csv", None, console)
+    for number, error, text in (
+        (errno.EACCES, UserError, r"t.csv' cannot be written \(Permission denied\)"),
+        (errno.ENOSPC, OSError, "No space"),
+    ):
+        monkeypatch.setattr("os.replace", Mock(side_effect=OSError(number, os.strerror(number))))
+        with pytest.raises(error, match=text):
+            comparison.main(folders, tmp_path / "t.csv", None, console)
     assert not list(tmp_path.glob("*t.csv*"))
 
 
