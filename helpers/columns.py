@@ -71,9 +71,9 @@ def _text(value: object, text_column: str, tokenizer: "PreTrainedTokenizerBase |
         return value or ""
     if isinstance(value, list) and all(part is None or isinstance(part, str) for part in value):
         return " ".join(part for part in value if part)
-    if isinstance(value, list) and all(isinstance(part, dict) and {"role", "content"} <= part.keys() for part in value):
+    if isinstance(value, list) and all(isinstance(part, dict) and _is_message(part) for part in value):
         if tokenizer is None:
-            return "\n".join(f"{part['role']}: {part['content']}" for part in value)
+            return "\n".join(f"{m['role']}: {m['content'] or ''}" for m in _joined(value))
         if tokenizer.chat_template is None:
             raise ParameterError(
                 "text_column",
@@ -81,6 +81,34 @@ def _text(value: object, text_column: str, tokenizer: "PreTrainedTokenizerBase |
                 "it holds chat messages, and the model's tokenizer has no chat template to write them with, "
                 "choose a model with one, or a column of texts",
             )
-        return tokenizer.apply_chat_template(value, tokenize=False)
+        return tokenizer.apply_chat_template(
+            value if _takes_parts(value, tokenizer) else _joined(value), tokenize=False
+        )
     kind = type(next((part for part in value if part is not None), None) if isinstance(value, list) else value).__name__
     raise ParameterError("text_column", text_column, f"it holds {kind}, choose a column of texts or of lists of texts")
+
+
+def _is_message(part: dict) -> bool:
+    return bool(part.get("role")) and ("content" in part or "tool_calls" in part)
+
+
+def _joined(messages: list[dict]) -> list[dict]:
+    """The messages with a text as content, where it is given in parts: that of the parts which have one."""
+    return [
+        message | {"content": "".join(part.get("text") or "" for part in content)}
+        if isinstance(content := message.get("content"), list)
+        else message | {"content": content}
+        for message in messages
+    ]
+
+
+def _takes_parts(messages: list[dict], tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Whether a chat template can write content in parts; others write Python's form of the list, or fail."""
+    if not any(isinstance(message.get("content"), list) for message in messages):
+        return True
+    probe = [{"role": "user", "content": [{"type": "text", "text": "probe"}]}]
+    try:
+        written = tokenizer.apply_chat_template(probe, tokenize=False)
+    except Exception:  # whatever a template raises
+        return False
+    return "probe" in written and "type" not in written

@@ -2,8 +2,8 @@
 
 import json
 import re
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,60 +103,128 @@ def drop_empty(examples: "Dataset", text_column: str) -> "Dataset":
 def near_duplicates(documents: list[str]) -> np.ndarray:
     """A group number for each document: near-duplicates share one.
 
-    Two documents are near-duplicates if at least half of the shorter one's runs of 8 words are in the other; a document of
-    fewer words only matches one of the same words. Groups are closed under this. Case and punctuation do not count. Runs are
-    compared by a 64-bit hash,
-    as in w-shingling (Broder 1997).
+    Two documents are near-duplicates if at least half of the shorter one's runs of 8 words are in the
+    other; a document of fewer words only matches one of the same words. Groups are closed under this.
+    Case and punctuation do not count. Runs are compared by a 64-bit hash, as in w-shingling (Broder
+    1997). A passage that many documents have, such as a system prompt or a footer, is no sign of a
+    copy: runs in more than 5 % of the different documents (in more than 10 at least, 1,000 at most)
+    are left out, and documents are compared by their other words.
     """
-    runs = _runs_of_words(documents)
     group = np.arange(len(documents))
+    words, lengths = _words(documents, r"\w+")
+    while True:
+        begins, owner, value = _runs(words, lengths, SHINGLE)
+        names, run = np.unique(value, return_inverse=True)
+        different = group[owner] == owner  # exact copies of earlier documents have been found
+        holder, held = _distinct(owner[different], run[different])
+        _join_copies(holder, held, group)
+        different = group[holder] == holder
+        holder, held = holder[different], held[different]
+        most = min(max(10, np.count_nonzero(np.diff(holder)) / 20), 1000)
+        often = np.bincount(held, minlength=len(names)) > most
+        if not often.any():
+            break
+        inside = np.zeros(len(words), bool)
+        for place in range(SHINGLE):
+            inside[begins[often[run]] + place] = True
+        kept = ~inside
+        lengths = np.bincount(np.repeat(np.arange(len(lengths)), lengths)[kept], minlength=len(lengths))
+        words = words[kept]
+    _join_similar(holder, held, group)
+    return _root(group, np.arange(len(group)))
 
-    def root(i: int) -> int:
-        while group[i] != i:
-            i = group[i]
-        return int(i)
 
-    seen: dict[bytes, int] = {}
-    for i, own in enumerate(runs):  # exact copies at once, so that what follows compares each text only once
-        group[i] = seen.setdefault(own.tobytes(), i) if len(own) else i
-    originals = [i for i in range(len(documents)) if group[i] == i]
-    holders: dict[int, list[int]] = {}
-    for i in originals:
-        for run in runs[i].tolist():
-            holders.setdefault(run, []).append(i)
-    for i in originals:
-        shared = Counter(j for run in runs[i].tolist() for j in holders[run] if j > i)
-        for j, count in shared.items():
-            if 2 * count >= min(len(runs[i]), len(runs[j])):
-                group[max(root(i), root(j))] = min(root(i), root(j))
-    return np.array([root(i) for i in range(len(documents))], np.int64)
-
-
-def _runs_of_words(documents: list[str]) -> list[np.ndarray]:
-    """The distinct runs of 8 words of each document, as sorted 64-bit hashes."""
-    vocabulary: dict[str, int] = {}
-    hashes = []
+def _words(documents: list[str], pattern: str) -> tuple[np.ndarray, np.ndarray]:
+    """The words of all documents end to end, as numbers from 1 on, and how many each document has."""
+    numbers: dict[str, int] = {}
+    found = []
     for document in documents:
-        words = np.array(
-            [vocabulary.setdefault(w, len(vocabulary) + 1) for w in re.findall(r"\w+", document.lower())], np.uint64
-        )
-        width = min(SHINGLE, len(words))
-        value = np.zeros(max(0, len(words) - width + 1) if width else 0, np.uint64)
-        for column in range(width):
-            value = (value ^ words[column : column + len(value)]) * np.uint64(0x9E3779B97F4A7C15)
-            value ^= value >> np.uint64(29)
-        hashes.append(np.unique(value))
-    return hashes
+        words = re.findall(pattern, document.lower())
+        found.append(np.array([numbers.setdefault(w, len(numbers) + 1) for w in words], np.uint64))
+    lengths = np.array([len(words) for words in found], np.int64)
+    return np.concatenate([np.zeros(0, np.uint64), *found]), lengths
+
+
+def _runs(words: np.ndarray, lengths: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where each run of `width` words begins, its document, and its 64-bit hash.
+
+    A document of fewer words is one run.
+    """
+    document = np.repeat(np.arange(len(lengths)), lengths)
+    left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(words))  # to the end of its document
+    value = np.zeros(len(words), np.uint64)
+    for column in range(min(width, len(words))):
+        there = np.flatnonzero(left > column)
+        mixed = (value[there] ^ words[there + column]) * np.uint64(0x9E3779B97F4A7C15)
+        value[there] = mixed ^ (mixed >> np.uint64(29))
+    begins = np.flatnonzero((left >= width) | (left == lengths[document]))
+    return begins, document[begins], value[begins]
+
+
+def _distinct(owner: np.ndarray, run: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of a document and a run, each once, in order."""
+    count = int(run.max(initial=0)) + 1
+    pairs = np.sort(owner * count + run)  # np.unique would build a table of hashes, three times as slow
+    return np.divmod(pairs[np.diff(pairs, prepend=-1) > 0], count)
+
+
+def _root(group: np.ndarray, documents: np.ndarray) -> np.ndarray:
+    """The first document of the group of each; `group` leads there, by way of others."""
+    while (group[documents] != documents).any():
+        documents = group[documents]
+    return documents
+
+
+def _join_copies(holder: np.ndarray, held: np.ndarray, group: np.ndarray) -> None:
+    """Lead documents with the same runs to the first of them."""
+    seen: dict[bytes, int] = {}
+    begins = np.flatnonzero(np.diff(holder, prepend=-1)).tolist()
+    for begin, end in pairwise([*begins, len(holder)]):
+        group[holder[begin]] = seen.setdefault(held[begin:end].tobytes(), holder[begin])
+
+
+def _join_similar(holder: np.ndarray, held: np.ndarray, group: np.ndarray) -> None:
+    """Join the groups of documents if at least half of the runs of the one with fewer are in the other.
+
+    At least one of these is among any (half and one) of its runs: only the holders of its rarest are
+    looked at (prefix filtering, Chaudhuri et al. 2006).
+    """
+    frequency = np.bincount(held)
+    holders, after = holder[np.argsort(held, kind="stable")], np.cumsum(frequency)
+
+    def holders_of(runs: np.ndarray) -> np.ndarray:
+        return np.concatenate([holders[after[run] - frequency[run] : after[run]] for run in runs])
+
+    held = held[np.lexsort((frequency[held], holder))]
+    sizes = np.bincount(holder, minlength=len(group))
+    ends = np.cumsum(sizes)
+    rare = np.arange(len(held)) - np.repeat(ends - sizes, sizes) <= np.repeat(sizes // 2, sizes)
+    for i in np.unique(holder[rare & (frequency[held] > 1)]):
+        own = held[ends[i] - sizes[i] : ends[i]]
+        near = np.unique(holders_of(own[: sizes[i] // 2 + 1]))
+        near = near[(sizes[near] >= sizes[i]) & (_root(group, near) != _root(group, np.array([i])))]
+        if len(near):
+            found = holders_of(own)
+            place = np.searchsorted(near, found).clip(max=len(near) - 1)
+            shared = np.bincount(place[near[place] == found], minlength=len(near))
+            same = _root(group, np.append(near[2 * shared >= sizes[i]], i))
+            group[same] = same.min()
 
 
 def split_fairly(
-    examples: "Dataset", text_column: str, test_size: float, seed: int, stratify_by_column: str | None = None
+    examples: "Dataset",
+    text_column: str,
+    test_size: float,
+    seed: int,
+    stratify_by_column: str | None = None,
+    groups: Sequence[int] | None = None,
 ) -> "DatasetDict":
     """A train and a test set such that no document has a near-duplicate on the other side.
 
     `Dataset.train_test_split` deals out single examples, so that copies and quotes end up on both sides and the test is of memory.
     Here whole groups of near-duplicates are dealt out, in a seeded order, until the test share is reached; with
     `stratify_by_column`, value by value of that column, so that both sides have each in proportion (a group counts as its first example).
+    `groups` is a number for each example, if not what `near_duplicates` finds for their texts.
     Raises ParameterError if either side would be empty.
     """
     from datasets import DatasetDict
@@ -165,7 +233,7 @@ def split_fairly(
         raise ParameterError(
             "stratify_by_column", stratify_by_column, f"choose one of {', '.join(examples.column_names)}, or None"
         )
-    groups = near_duplicates(texts(examples, text_column))
+    groups = near_duplicates(texts(examples, text_column)) if groups is None else np.asarray(groups)
     names, first, sizes = np.unique(groups, return_index=True, return_counts=True)
     values = [str(v) for v in examples[stratify_by_column][:]] if stratify_by_column else [""] * len(examples)
     strata: dict[str, list[int]] = {value: [] for value in sorted(set(values))}
@@ -196,14 +264,15 @@ def shared_ngrams(train: list[str], test: list[str], n: int = 8) -> np.ndarray:
     A run is what lies between white space, upper and lower case alike. Much more than nothing means that the model has seen
     the test.
     """
-
-    def runs(text: str) -> set[int]:
-        words = text.lower().split()
-        return {hash(tuple(words[i : i + n])) for i in range(len(words) - n + 1)}
-
-    known = set().union(*map(runs, train))
-    found = [(len(own & known), len(own)) for own in map(runs, test)]
-    return np.array([shared / own if own else np.nan for shared, own in found])
+    words, lengths = _words([*train, *test], r"\S+")
+    _, owner, value = _runs(words, lengths, n)
+    whole = lengths[owner] >= n
+    owner, run = owner[whole] - len(train), np.unique(value[whole], return_inverse=True)[1]
+    known = np.zeros(len(run), bool)
+    known[run[owner < 0]] = True
+    tested, held = _distinct(owner[owner >= 0], run[owner >= 0])
+    shared, own = (np.bincount(tested, weights, len(test)) for weights in (known[held], None))
+    return np.divide(shared, own, out=np.full(len(test), np.nan), where=own > 0)
 
 
 def write_split(folder: Path, schema: "pa.Schema", batches: Iterable["pa.RecordBatch"]) -> "Dataset":
@@ -215,7 +284,7 @@ def write_split(folder: Path, schema: "pa.Schema", batches: Iterable["pa.RecordB
     from datasets import Dataset
 
     path = folder / "data-00000-of-00001.arrow"
-    empty = Dataset(schema.empty_table())
+    empty = Dataset(pa.Table.from_batches([], schema))  # schema.empty_table() cannot make columns of JSON
     empty.save_to_disk(folder)
     with pa.ipc.new_stream(str(path), empty.features.arrow_schema) as stream:
         for batch in batches:

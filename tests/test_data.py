@@ -250,6 +250,51 @@ def test_two_copies_are_found_although_others_quote_parts_of_them():
     assert partition(near_duplicates(documents)) == [0, 1, 2, 3, 4, 0]
 
 
+def own_words(number, count):
+    return " ".join(f"d{number}w{i}" for i in range(count))
+
+
+PROMPT, FOOTER = (" ".join(f"{name}{i}" for i in range(30)) for name in ("prompt", "footer"))
+
+
+@pytest.mark.parametrize("count", [12, 300])
+def test_passages_that_many_documents_have_make_no_copies(count):
+    documents = [f"{PROMPT} {own_words(i, 12)} {FOOTER}" for i in range(count)]
+    assert len(set(near_duplicates(documents))) == count
+    parts = split_fairly(numbered(documents), "t", 0.25, 0)
+    assert len(parts["test"]) == count // 4
+
+
+def test_copies_are_found_beside_passages_that_many_documents_have():
+    documents = [f"{PROMPT} {own_words(i, 20)} {FOOTER}" for i in range(40)]
+    documents += [documents[3], f"{own_words(4, 20)} and more", f"{PROMPT} {own_words(5, 20)} other {FOOTER}"]
+    documents += [PROMPT, PROMPT.upper(), f"{PROMPT} {FOOTER}", f"{PROMPT} yes", f"{PROMPT} no", f"{PROMPT} yes!"]
+    groups = near_duplicates(documents).tolist()
+    assert groups[:40] == list(range(40))
+    assert groups[40:] == [3, 4, 5, 43, 43, 45, 46, 47, 46]
+
+
+def test_a_passage_of_ten_documents_still_counts():
+    documents = [f"{PROMPT} {own_words(i, 12)}" for i in range(10)] + [own_words(i, 20) for i in range(10, 30)]
+    assert partition(near_duplicates(documents)) == partition(slow_groups(documents)) == [0] * 10 + list(range(10, 30))
+
+
+def test_many_documents_with_one_footer_are_compared_in_a_time_that_grows_with_them():
+    footer = " ".join(f"footer{i}" for i in range(12))
+    documents = [f"{own_words(i, 30)} {footer}" for i in range(8000)]
+    began = time.process_time()
+    assert len(set(near_duplicates(documents))) == 8000
+    assert time.process_time() - began < 5  # pair by pair it takes 40 seconds
+
+
+def test_groups_can_be_given_and_then_nothing_is_looked_for():
+    examples = numbered(["the same text"] * 8)
+    parts = split_fairly(examples, "t", 0.25, 0, groups=range(8))
+    assert len(parts["test"]) == 2
+    parts = split_fairly(numbered([f"text {i}" for i in range(8)]), "t", 0.25, 0, groups=[0, 0, 1, 1, 2, 2, 3, 3])
+    assert parts["test"]["n"][:] in [[0, 1], [2, 3], [4, 5], [6, 7]]
+
+
 def test_a_nested_column_of_concatenated_data_sets_is_found():
     part = Dataset.from_dict({"a": [{"b": {"c": ["x", "y"]}}, {"b": None}]})
     assert texts(datasets.concatenate_datasets([part, part.select([0])]), "a.b.c") == ["x y", "", "x y"]
@@ -343,6 +388,24 @@ def test_the_real_text_is_read_whole_and_split_without_a_leak(real_text):
 
 def contents(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_fields_of_mixed_types_are_saved_and_loaded(tmp_path):
+    """`datasets` reads them as JSON, an extension of Arrow that not all of it can deal with."""
+    calls = [{"a": 1}, {"b": "x"}, [1, "y"]]
+    records = [
+        {"text": f"text {i}", "extra": call, "messages": [{"role": "user", "content": "hi", "tool_calls": [call]}]}
+        for i, call in enumerate(calls)
+    ]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    examples = load_examples(str(tmp_path / "x.jsonl"), "train")
+    for column in ("text", "messages"):
+        kept = drop_empty(examples, column)
+        save(DatasetDict(train=kept.select([2, 0]), test=kept.select([1])), tmp_path / column)
+        back = load(tmp_path / column)
+        assert back["train"].to_list() == [records[2], records[0]] and back["test"].to_list() == [records[1]]
+        assert texts(back["train"], "text") == ["text 2", "text 0"]
+        assert texts(back["test"], "messages") == ["user: hi"]
 
 
 def test_what_is_saved_is_loaded_and_map_leaves_no_cache_beside_it(tmp_path):
