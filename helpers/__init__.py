@@ -17,6 +17,7 @@ _HOME = {
     "begin": "run",
     "drop_empty": "data",
     "load": "data",
+    "left_out": "data",
     "load_examples": "data",
     "near_duplicates": "data",
     "shared_ngrams": "data",

@@ -37,7 +37,7 @@ def text_of(examples: "Dataset", text_column: str) -> "Dataset":
     found = {}
     for name in _named(text_column, known):
         if name not in known:
-            hint, listed = nearest(name, known), f"the columns are {', '.join(known)}"
+            hint, listed = nearest(name, known), f"the columns are {_listed(known)}"
             said = f"there is no column {name!r}, " if name != text_column else ""
             raise ParameterError(
                 "text_column", text_column, said + (f"{hint}, {listed}" if "nearest" in hint else listed)
@@ -48,6 +48,13 @@ def text_of(examples: "Dataset", text_column: str) -> "Dataset":
             column = pc.struct_field(column, inner)
         found[name] = column
     return Dataset(pa.table(found), fingerprint=Hasher.hash((examples._fingerprint, text_column)))
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names in a row; those of a file without a line of names are whole texts, which are cut."""
+    cut = [name if len(name) <= 60 else f"{name[:60]}…" for name in names]
+    said = " (does the first line of the file name them?)" if cut != list(names) else ""
+    return ", ".join(cut[:50]) + ("…" if len(cut) > 50 else "") + said
 
 
 def _named(text_column: str, known: Sequence[str]) -> list[str]:

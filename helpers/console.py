@@ -91,5 +91,7 @@ def summary(folder: Run, console: Console) -> None:
         f"tokens: {metrics['tokens_in']:,} in, {metrics['tokens_kept']:,} kept, {metrics['tokens_dropped']:,} dropped; "
         f"{metrics['train_tokens_per_second']:,.0f} a second in training, {metrics['dtype']} on {metrics['device']}"
     )
+    if omitted := metrics.get("examples_left_out"):
+        console.print(f"examples: {omitted:,} are left out by load.split")
     console.print("seconds: " + ", ".join(f"{step} {metrics[f'seconds_{step}']:.1f}" for step in STEPS))
     console.print(f"report: {os.path.relpath(folder.folder / 'report.html')}")

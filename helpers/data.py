@@ -1,5 +1,7 @@
 """Where examples come from, and a split that does not leak."""
 
+import errno
+import glob
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -12,7 +14,7 @@ import numpy as np
 from helpers import hub
 from helpers.columns import texts
 from helpers.errors import DataError, ParameterError, UserError, first_line
-from helpers.sources import READERS, fingerprint, obtain, source_of
+from helpers.sources import READERS, files_of, fingerprint, obtain, source_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,21 +24,26 @@ SHINGLE = 8  # words; two records are near-duplicates if half of the shorter one
 
 
 def load_examples(dataset: str, split: str, configuration: str = "") -> "Dataset":
-    """The examples of a data set: `embedded`, a file (JSON, JSON Lines, CSV, TSV, Parquet, text; gzip too), or a name on the Hub.
+    """The examples of a data set: `embedded`, files, or a name on the Hub.
 
-    A name on the Hub is `user/name` or `user/name@revision`, with a `configuration` where it has several; or
-    `hf://datasets/user/name@revision/file` for single files of it. `split` is an expression such as `train[:5000]`; files have the one
-    split `train`. Where it asks for more examples than there are, all of them are taken, and that is said. Raises DataError where
-    nothing can be read.
+    Files are one file (JSON, JSON Lines, CSV, TSV, Parquet, text; gzip too), a folder of them, or a
+    pattern such as `data/*.jsonl`. A name on the Hub is
+    `user/name` or `user/name@revision`, with a `configuration` where it has several; or
+    `hf://datasets/user/name@revision/file` for single files of it. `split` is an expression such as
+    `train[:5000]`; files have the one split `train`. Where it leaves examples out, or asks for more
+    than there are, that is said. Raises DataError where nothing can be read.
     """
     import datasets
 
     path = obtain("dataset", dataset)
-    if copy := source_of("dataset", dataset) is None and hub.cached("dataset", dataset):
+    copy = hub.cached("dataset", dataset) if source_of("dataset", dataset) is None else None
+    if copy:
         print(f"{copy.name} at commit {copy.commit}")
-    reader = _reader(dataset, path, copy.files if copy else [], configuration)
+    reader = _reader(dataset, path, copy, configuration)
     try:
-        datasets.load_dataset(**reader, split="train" if "data_files" in reader else None)
+        whole = datasets.load_dataset(**reader, split="train" if "data_files" in reader else None)
+        if "data_files" in reader:
+            whole.data.table.validate(full=True)  # the reader of JSON takes any bytes for UTF-8
     except Exception as error:  # the readers of five formats have no error in common
         raise _unreadable(dataset, reader, path, error) from None
     try:
@@ -49,27 +56,46 @@ def load_examples(dataset: str, split: str, configuration: str = "") -> "Dataset
     if asked and len(found) < int(asked[2]) - int(asked[1] or 0):
         wanted = int(asked[2]) - int(asked[1] or 0)
         print(f"{wanted:,} examples were asked for, the data set has {len(found):,}: all of them are used.")
+    elif omitted := left_out(found, split):
+        print(f"{split!r} leaves out {omitted:,} of {len(found) + omitted:,} examples.")
     return found
 
 
-def _reader(dataset: str, path: Path, files: list[str], configuration: str) -> dict[str, object]:
-    """What `load_dataset` is called with: for files the reader that their ending asks for, for a repository its folder."""
-    if path.is_dir() and not files and source_of("dataset", dataset) is None:
+def left_out(examples: "Dataset", split: str) -> int:
+    """How many examples `split` left out of the splits that it names, when `examples` were loaded."""
+    sizes = examples.info.splits
+    names = {part.partition("[")[0].strip() for part in split.split("+")} & set(sizes) or set(sizes)
+    return sum(sizes[name].num_examples for name in names) - len(examples)
+
+
+def _reader(dataset: str, path: Path, copy: "hub.Copy | None", configuration: str) -> dict[str, object]:
+    """What `load_dataset` is called with: a repository's folder, or files and their ending's reader."""
+    if copy and not copy.files:
         return {"path": str(path)} | ({"name": configuration} if configuration else {})
     if configuration:
         raise ParameterError("configuration", configuration, "a file has none, leave it empty")
-    names = {Path(file or path).name for file in files or [""]}
-    endings = {name.removesuffix(".gz").rsplit(".", 1)[-1] for name in names}
-    if (path.is_dir() and not files) or len(endings) != 1 or not endings <= set(READERS):
-        raise DataError(
-            f"dataset is {min(names)!r}: a file must end in .{', .'.join(READERS)}, or one of these and .gz."
-        )
-    reader = {"path": READERS[min(endings)], "data_files": files or str(path)}
-    return reader | ({"delimiter": "\t"} if "tsv" in endings else {})
+    if path.is_dir() and not copy:
+        inside = sorted(p for p in path.rglob("[!.]*") if p.is_file() and p.suffix not in ("", ".md"))
+        files = [str(p) for p in inside if "/." not in f"/{p.relative_to(path).as_posix()}"]
+    else:
+        files = copy.files if copy else [str(p) for p in files_of(path)]
+    readers = [READERS.get(Path(f).name.lower().removesuffix(".gz").rpartition(".")[2]) for f in files]
+    if not files or None in readers:
+        odd = Path(files[readers.index(None)]).name if files else dataset
+        raise DataError(f"dataset is {odd!r}: a file must end in .{', .'.join(READERS)}, or one of these and .gz.")
+    if any(reader != readers[0] for reader in readers):
+        raise DataError(f"dataset is {dataset!r}: its files are of several kinds, name those of one.")
+    return readers[0] | {"data_files": [glob.escape(file) for file in files]}
 
 
 def _unreadable(dataset: str, reader: dict[str, object], path: Path, error: Exception) -> UserError:
     how = f" as {reader['path']}" if "data_files" in reader else ""
+    full = getattr(error.__cause__, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+    if full or "enough disk space" in str(error):
+        return DataError(
+            f"dataset is {dataset!r}: there is no room for it in the cache of the library datasets, "
+            "make room or set HF_DATASETS_CACHE to a folder on another disk."
+        )
     if "data files found" in str(error) and any(path.glob("*.py")):
         return DataError(
             f"dataset is {dataset!r}: it is a Python script, which the library does not run any more; "
@@ -81,9 +107,9 @@ def _unreadable(dataset: str, reader: dict[str, object], path: Path, error: Exce
             reader.get("name", ""),
             f"{dataset!r} has others ({' '.join(str(error).split()).rstrip('.')})",
         )
-    return DataError(
-        f"dataset is {dataset!r}: nothing in it could be read{how} ({first_line(error.__cause__ or error)})."
-    )
+    why = first_line(error.__cause__ or error)
+    why += "; convert it to UTF-8" if re.search("utf-?8", why, re.IGNORECASE) else ""
+    return DataError(f"dataset is {dataset!r}: nothing in it could be read{how} ({why}).")
 
 
 def drop_empty(examples: "Dataset", text_column: str) -> "Dataset":
@@ -253,7 +279,8 @@ def split_fairly(
         raise ParameterError(
             "test_size",
             test_size,
-            f"{len(examples):,} examples in {len(names):,} groups of near-duplicates leave one side empty, use more examples",
+            f"{len(examples):,} examples in {len(names):,} groups of near-duplicates leave one side empty, "
+            "use more examples or another share",
         )
     return DatasetDict(train=examples.select(np.flatnonzero(~in_test)), test=examples.select(np.flatnonzero(in_test)))
 

@@ -66,6 +66,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "configuration": OPTIONAL,
         "split": _text(),
         "test_size": Rule(float, 0, 1, open=True),
+        "group_near_duplicates": Rule(bool),
         "text_column": _text(),
         "seed": Rule(int, 0, 2**32 - 1),
     },

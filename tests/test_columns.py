@@ -62,3 +62,31 @@ def test_another_template_gives_other_tokens(tokenizer, monkeypatch):
 def test_what_is_no_text_is_refused(value):
     with pytest.raises(ParameterError, match=r"text_column is 'x'"):
         texts(Dataset.from_dict({"x": [value]}), "x")
+
+
+PARTS = [{"role": "user", "content": [{"type": "text", "text": "Why"}, {"type": "text", "text": "?"}]}]
+BY_PARTS = (
+    "{% for m in messages %}<{{ m.role }}>{% if m.content is string %}{{ m.content }}{% else %}"
+    "{% for p in m.content %}[{{ p.text }}]{% endfor %}{% endif %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        (TEMPLATE, "<user>Why?"),
+        (TEMPLATE.replace("m.content", "(m.content + '!')"), "<user>Why?!"),
+        (BY_PARTS, "<user>[Why][?]"),
+    ],
+)
+def test_content_in_parts_is_its_text_unless_the_template_writes_parts(tokenizer, monkeypatch, template, expected):
+    rows = Dataset.from_dict({"messages": [PARTS]})
+    assert texts(rows, "messages") == ["user: Why?"]
+    monkeypatch.setattr(tokenizer, "chat_template", template)
+    assert texts(rows, "messages", tokenizer) == [expected]
+
+
+def test_messages_that_only_call_tools_have_no_text():
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]}
+    assert texts(Dataset.from_list([{"messages": [call]}]), "messages") == ["assistant: "]
+    assert texts(Dataset.from_list([{"messages": [call | {"content": None}]}]), "messages") == ["assistant: "]

@@ -1,6 +1,7 @@
 """Examples from every kind of file, the column that holds text, and a split that does not leak."""
 
 import gzip
+import io
 import json
 import os
 import re
@@ -16,9 +17,17 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from hypothesis import example, given
 from hypothesis import strategies as st
+from rich.console import Console
 
-from helpers import drop_empty, load, load_examples, near_duplicates, save, shared_ngrams, split_fairly, texts
+from helpers import drop_empty, hub, load, load_examples, near_duplicates, save, shared_ngrams, split_fairly, texts
+from helpers import sources as sources_module
+from helpers.console import summary
+from helpers.data import left_out
 from helpers.errors import DataError, ParameterError, UserError
+from helpers.parameters import STEPS
+from helpers.plan import plan
+from helpers.run import Run
+from helpers.sources import needs_fetching, sources
 
 RECORDS = [{"n": i, "text": t} for i, t in enumerate(["Plain", 'a "quote", a comma', "Ünïcode ☂", "  spaces "] * 3)]
 LINES = "".join(json.dumps(r) + "\n" for r in RECORDS).encode()
@@ -71,8 +80,11 @@ def test_the_embedded_examples_have_the_columns_of_eli5_category():
 )  # fmt: skip
 def test_slices_of_the_split(tmp_path, capsys, split, expected):
     WRITERS["x.jsonl"](tmp_path / "x.jsonl")
-    assert load_examples(str(tmp_path / "x.jsonl"), split)["n"][:] == expected
-    assert capsys.readouterr().out == ""
+    examples = load_examples(str(tmp_path / "x.jsonl"), split)
+    assert examples["n"][:] == expected
+    assert left_out(examples, split) == 12 - len(expected)
+    said = f"{split!r} leaves out {12 - len(expected)} of 12 examples.\n" if len(expected) < 12 else ""
+    assert capsys.readouterr().out == said
 
 
 @pytest.mark.parametrize(("split", "asked", "there"), [("train[:5000]", "5,000", 12), ("train[10:20]", "10", 2)])
@@ -81,6 +93,105 @@ def test_more_than_there_is_is_said_and_goes_on(tmp_path, capsys, split, asked, 
     assert len(load_examples(str(tmp_path / "x.jsonl"), split)) == there
     said = capsys.readouterr().out
     assert f"{asked} examples were asked for" in said and f"has {there}" in said
+
+
+def test_all_of_a_file_is_taken_unless_the_split_says_otherwise():
+    assert plan("tiny", ["load.dataset=mine.jsonl"])["load"]["split"] == "train"
+    assert plan("eli5")["load"]["split"] == "train[:5000]"
+
+
+def test_the_table_of_a_run_says_how_many_examples_the_split_left_out(tmp_path):
+    names = "perplexity_base perplexity_finetuned bits_per_byte_base bits_per_byte_finetuned perplexity_ratio"
+    names += " perplexity_ratio_low perplexity_ratio_high tokens_in tokens_kept tokens_dropped train_tokens_per_second"
+    metrics = dict.fromkeys(names.split(), 1) | {f"seconds_{step}": 1 for step in STEPS}
+    metrics |= {"dtype": "float32", "device": "cpu", "examples_left_out": 44_229}
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    summary(Run(tmp_path), console := Console(file=io.StringIO(), width=200))
+    assert "44,229 are left out by load.split" in console.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["b[1].jsonl", "a*b?.jsonl", "x.ndjson", "x.JSONL", "x.Json.GZ", "folder", "f[2]", "*.jsonl", "deep/**/*.ndjson"],
+)
+def test_files_are_found_by_any_name_a_folder_or_a_pattern(tmp_path, name):
+    here = tmp_path / "of [mine]"
+    names = {
+        "folder": ["folder/a.jsonl", "folder/sub/b.JSONL", "folder/train.ndjson"],
+        "f[2]": ["f[2]/a.jsonl"],
+        "*.jsonl": ["a.jsonl", "b.jsonl"],
+        "deep/**/*.ndjson": ["deep/a.ndjson", "deep/er/b.ndjson"],
+    }.get(name, [name])
+    others = ["folder/README.md", "folder/.hidden/x.csv", "folder/LICENSE"] if name == "folder" else ["other.csv"]
+    for number, path in enumerate([*names, *others]):
+        (here / path).parent.mkdir(parents=True, exist_ok=True)
+        line = json.dumps({"n": number}).encode() + b"\n"
+        (here / path).write_bytes(gzip.compress(line) if path.endswith("GZ") else line)
+    assert load_examples(str(here / name), "train")["n"][:] == list(range(len(names)))
+    assert not needs_fetching("dataset", str(here / name))
+    before = sources({"dataset": str(here / name)})
+    (here / names[-1]).write_bytes(b'{"n": 7}\n')
+    assert before != sources({"dataset": str(here / name)}) != {}
+
+
+@pytest.mark.parametrize("others", [["b.csv"], ["b.arrow"], ["b.csv", "a.tsv"]])
+def test_a_folder_of_files_of_several_kinds_is_refused(tmp_path, others):
+    for name in ["a.jsonl", *others]:
+        (tmp_path / name).write_text('{"n": 1}\n')
+    with pytest.raises(DataError, match="dataset is "):
+        load_examples(str(tmp_path), "train")
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    with pytest.raises(DataError, match="dataset is "):
+        load_examples(str(tmp_path), "train")
+
+
+def test_a_mark_of_byte_order_is_no_text(tmp_path):
+    for name, text in (("x.txt", "one\n"), ("x.csv", "text\none\n"), ("x.jsonl", '{"text": "one"}\n')):
+        (tmp_path / name).write_text(text, encoding="utf-8-sig")
+        assert load_examples(str(tmp_path / name), "train").to_dict() == {"text": ["one"]}
+
+
+@pytest.mark.parametrize("name", ["x.json", "x.jsonl", "x.csv", "x.txt"])
+def test_text_in_another_encoding_is_refused_with_what_to_do(tmp_path, name):
+    text = {"x.json": '[{"text": "é"}]', "x.jsonl": '{"text": "é"}\n'}.get(name, "text\né\n")
+    (tmp_path / name).write_text(text, encoding="latin-1")
+    with pytest.raises(DataError, match="dataset is .*convert it to UTF-8"):
+        load_examples(str(tmp_path / name), "train")
+
+
+def test_a_misspelt_file_is_told_the_nearest_before_the_hub_is_asked(tmp_path, monkeypatch):
+    monkeypatch.setattr(hub, "fetch", lambda *_: pytest.fail("the Hub was asked"))
+    (tmp_path / "mine.txt").write_text("one\n")
+    for name in ("mine.tx", "mien.txt"):
+        with pytest.raises(DataError, match=r"no such file; the nearest is '.*mine\.txt'"):
+            load_examples(str(tmp_path / name), "train")
+    monkeypatch.setattr(sources_module, "resolve", lambda name: tmp_path / name)
+    with pytest.raises(DataError, match="dataset is 'mine.tx': there is no such file; the nearest is 'mine.txt'"):
+        load_examples("mine.tx", "train")
+
+
+def test_a_full_cache_is_said(tmp_path, monkeypatch):
+    WRITERS["x.jsonl"](tmp_path / "x.jsonl")
+    monkeypatch.setattr(datasets.builder, "has_sufficient_disk_space", lambda *_, **__: False)
+    with pytest.raises(DataError, match="no room for it in the cache.*HF_DATASETS_CACHE") as error:
+        load_examples(str(tmp_path / "x.jsonl"), "train")
+    assert "Unknown" not in str(error.value)
+
+
+def test_the_texts_of_a_csv_without_names_of_columns_are_not_printed_whole(tmp_path):
+    (tmp_path / "x.csv").write_text("word " * 500 + "\nsecond\n")
+    examples = load_examples(str(tmp_path / "x.csv"), "train")
+    with pytest.raises(ParameterError, match="text_column is 'text'.*first line") as error:
+        texts(examples, "text")
+    assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize(("documents", "share"), [(["one"], 0.2), ([f"text {i}" for i in range(9)], 0.9999)])
+def test_one_record_or_too_large_a_share_is_refused(documents, share):
+    with pytest.raises(ParameterError, match=f"test_size is {share}"):
+        split_fairly(numbered(documents), "t", share, 0)
 
 
 def test_a_file_that_has_changed_is_read_anew(tmp_path):

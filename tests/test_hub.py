@@ -128,7 +128,7 @@ def test_the_guides_run_end_to_end_then_again_without_a_network(server, client, 
     run = Run(tmp_path / "run")
     assert run.record("load")["sources"] == {"dataset": f"{PLAIN}@{data}"}
     assert run.record("train")["sources"] == {"model": f"distilbert/distilgpt2@{model}"}
-    assert run.record("load")["metrics"] == {"examples_train": 48, "examples_test": 12}
+    assert run.record("load")["metrics"] == {"examples_train": 48, "examples_test": 12, "examples_left_out": 0}
     written = [p for p in run.folder.rglob("*") if p.is_file()]
     assert len(written) > 20 and not any(redaction.holds_token(p) or TOKEN.encode() in p.read_bytes() for p in written)
     server.add("dataset", PLAIN, {"data/train.jsonl": records(50)})

@@ -30,6 +30,7 @@ EXPECTED = {
         "split": TEXT,
         "text_column": TEXT,
         "test_size": (float, (0, 1, 0.0, 1.0, -0.1, 1.5, 2), (1e-9, 0.2, 0.999), ("between 0 and 1", "excluded")),
+        "group_near_duplicates": SWITCH,
         "seed": SEED,
     },
     "preprocess": {"model": MODEL, "num_proc": SIZE},
