@@ -242,11 +242,15 @@ def prefetch(profile: str, settings: Sequence[str]) -> str:
 
 
 def fetch(parameters: Mapping[str, Mapping[str, object]], command: str) -> bool:
-    """Fetch the data sets and models that are not on this machine."""
+    """Fetch the data sets and models that are not on this machine, and check the models."""
+    from helpers.models import check_model
+
     wanted = {(kind, str(step[kind])) for step in parameters.values() for kind in EMBEDDED if kind in step}
     for kind, name in sorted(wanted):
         if needs_fetching(kind, name):
             obtain(kind, name, command)
+        if kind == "model":
+            check_model(name, command)
     return True
 
 

@@ -227,7 +227,7 @@ def _tokens_at_once(model: "PreTrainedModel", sliced: bool) -> int:
     config, kind = model.config.get_text_config(), model.device.type
     each = 64 * config.hidden_size  # bytes; a dozen float32 vectors as wide as the model or its feed-forward layer
     if config._attn_implementation == "eager":
-        each += 8 * config.num_attention_heads * context_length(model)
+        each += 8 * getattr(config, "num_attention_heads", 0) * context_length(model)
     if not sliced:
         each += 8 * config.vocab_size
     return min(MOST.get(kind, MOST["cpu"]), free_memory(kind) // 4 // each)

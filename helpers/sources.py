@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -95,15 +96,27 @@ def sources(parameters: Mapping[str, object]) -> dict[str, str]:
 
     found = {}
     for kind in EMBEDDED:
-        name = str(parameters.get(kind, ""))
+        name, folder = str(parameters.get(kind, "")), None
         if name in packaged.MODELS:
             found[kind] = packaged.MODELS[name].hash
-        elif name and (path := source_of(kind, name)):
-            hashes = [fingerprint(file) for file in files_of(path)]
+        elif name and (folder := source_of(kind, name)):
+            hashes = [fingerprint(file) for file in files_of(folder)]
             found[kind] = hashes[0] if len(hashes) == 1 else hashlib.blake2b("".join(hashes).encode()).hexdigest()[:32]
         elif name and (copy := hub.cached(kind, name)):
-            found[kind] = f"{hub.place_of(kind, copy.name).repo}@{copy.commit}"
+            found[kind], folder = f"{hub.place_of(kind, copy.name).repo}@{copy.commit}", copy.folder
+        if kind == "model" and folder and (base := base_of(folder)):
+            found[kind] += " on " + sources({"model": base}).get("model", base)
     return found
+
+
+def base_of(folder: Path) -> str | None:
+    """The model that the adapters (LoRA) in a folder belong to; None where there are none, or none is named."""
+    try:
+        adapter = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        base, revision = adapter["base_model_name_or_path"], adapter.get("revision")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return f"{base}@{revision}" if base and revision and not source_of("model", base) else base
 
 
 def fingerprint(path: Path) -> str:

@@ -2,9 +2,14 @@
 
 import json
 import math
+import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -13,15 +18,23 @@ from transformers import (
     BartConfig,
     BertConfig,
     BertForMaskedLM,
+    BertLMHeadModel,
     BertModel,
     BloomConfig,
     GPT2Config,
     GPT2ForSequenceClassification,
     GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
     LlamaConfig,
+    MambaConfig,
+    MambaForCausalLM,
+    MptConfig,
     PreTrainedTokenizerFast,
+    RwkvConfig,
     T5Config,
     T5ForConditionalGeneration,
+    XLNetConfig,
 )
 
 from helpers import (
@@ -35,8 +48,10 @@ from helpers import (
     texts,
     tokenize,
 )
-from helpers.errors import ModelError
-from helpers.sources import EMBEDDED
+from helpers.errors import ModelError, ParameterError
+from helpers.models import check_model
+from helpers.sources import EMBEDDED, sources
+from tests import PROJECT
 
 BERT = {
     "vocab_size": 32,
@@ -47,7 +62,7 @@ BERT = {
     "max_position_embeddings": 16,
 }
 T5 = {"vocab_size": 32, "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
-LOADERS = (load_model, load_tokenizer, load_config)
+LOADERS = (load_model, load_tokenizer, load_config, check_model)
 
 
 @pytest.fixture
@@ -62,8 +77,16 @@ def embedded():
     return load_model("embedded")
 
 
-def word_level(**special):
-    words = Tokenizer(WordLevel({"[UNK]": 0, "a": 1, "b": 2}, unk_token="[UNK]"))
+@pytest.fixture
+def whole(saved):
+    """The small model with a tokenizer of three words."""
+    word_level(eos_token="[UNK]").save_pretrained(saved)
+    return saved
+
+
+def word_level(size=3, **special):
+    words = {"[UNK]": 0, "a": 1, "b": 2} | {f"w{i}": i for i in range(3, size)}
+    words = Tokenizer(WordLevel(words, unk_token="[UNK]"))
     words.pre_tokenizer = Whitespace()
     return PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", **special)
 
@@ -109,29 +132,94 @@ def test_a_folder_without_a_model(load, config, tmp_path):
         (tmp_path / "config.json").write_text(config)
     with pytest.raises(ModelError) as error:
         load(str(tmp_path))
-    assert str(error.value).startswith(f"model is {str(tmp_path)!r}: no ")
+    assert str(error.value).startswith(f"model is {str(tmp_path)!r}: ")
 
 
-@pytest.mark.parametrize("damage", ["gone", "empty", "cut short", "another model's"])
-def test_weights_that_cannot_be_read(damage, saved):
+@pytest.mark.parametrize("load", [load_model, load_config, check_model])
+@pytest.mark.parametrize("damage", ["gone", "empty", "cut short", "a part is gone"])
+def test_weights_that_cannot_be_read(damage, load, saved):
     weights = saved / "model.safetensors"
     if damage == "gone":
         weights.unlink()
-    elif damage == "another model's":
-        config = json.loads((saved / "config.json").read_text())
-        (saved / "config.json").write_text(json.dumps(config | {"n_embd": 16}))
+    elif damage == "a part is gone":
+        weights.rename(saved / "a.safetensors")
+        names = {"one": "a.safetensors", "other": "b.safetensors"}
+        (saved / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
     else:
         weights.write_bytes(weights.read_bytes()[: 0 if damage == "empty" else -100])
     with pytest.raises(ModelError) as error:
-        load_model(str(saved))
-    assert str(saved) in str(error.value)
+        load(str(saved))
+    assert str(error.value).startswith(f"model is {str(saved)!r}: ")
+    assert (".safetensors cannot be read" if damage in ("empty", "cut short") else "safetensors") in str(error.value)
 
 
-def test_weights_in_the_pickle_format_are_not_opened(small_model, saved):
+@pytest.mark.parametrize("load", [load_model, load_config, check_model])
+@pytest.mark.parametrize("other", ["pytorch_model.bin", "nothing"])
+def test_weights_in_the_pickle_format_are_not_opened(other, load, small_model, saved):
     (saved / "model.safetensors").unlink()
-    torch.save(small_model.state_dict(), saved / "pytorch_model.bin")
-    with pytest.raises(ModelError, match="no model could be loaded"):
+    if other != "nothing":
+        torch.save(small_model.state_dict(), saved / other)
+    with pytest.raises(ModelError, match="has no model.safetensors, and other formats are not opened"):
+        load(str(saved))
+
+
+def altered(folder, change):
+    """The weights of a checkpoint changed in place."""
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("name", ["transformer.h.1.mlp.c_fc.bias", "transformer.wpe.weight"])
+def test_a_checkpoint_with_a_missing_tensor_is_refused(name, saved):
+    altered(saved, lambda weights: weights.pop(name))
+    with pytest.raises(ModelError) as error:
         load_model(str(saved))
+    assert (
+        str(error.value)
+        == f"model is {str(saved)!r}: its checkpoint lacks {name}: it is incomplete, fetch or save it anew."
+    )
+
+
+def test_many_missing_tensors_are_counted(saved):
+    altered(saved, lambda weights: [weights.pop(n) for n in list(weights) if ".h.1." in n])
+    with pytest.raises(ModelError, match=r"lacks transformer\.h\.1\.attn.*, and 9 more: it is incomplete"):
+        load_model(str(saved))
+
+
+def test_a_checkpoint_with_tensors_of_another_shape_is_refused(saved):
+    altered(saved, lambda weights: weights.update({"transformer.ln_f.bias": torch.zeros(5)}))
+    with pytest.raises(ModelError, match=r"transformer\.ln_f\.bias is \(5,\) in its checkpoint and \(32,\) by its con"):
+        load_model(str(saved))
+
+
+def test_tied_tensors_and_buffers_of_old_checkpoints_are_no_concern(saved):
+    def change(weights):
+        assert "lm_head.weight" not in weights
+        weights["transformer.h.0.attn.bias"] = torch.ones(1, 1, 32, 32)
+
+    altered(saved, change)
+    load_model(str(saved))
+
+
+def test_an_output_layer_that_is_not_tied_is_needed(tmp_path):
+    shape = {"vocab_size": 32, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = GPTNeoXConfig(**shape, intermediate_size=16, max_position_embeddings=16)
+    GPTNeoXForCausalLM(config).save_pretrained(tmp_path)
+    load_model(str(tmp_path))
+    altered(tmp_path, lambda weights: weights.pop("embed_out.weight"))
+    with pytest.raises(ModelError, match=r"its checkpoint lacks lm_head\.weight"):
+        load_model(str(tmp_path))
+
+
+@pytest.mark.parametrize("decoder", [True, False])
+def test_a_model_that_sees_what_is_to_come_is_refused(decoder, tmp_path):
+    BertLMHeadModel(BertConfig(**BERT, is_decoder=decoder)).save_pretrained(tmp_path)
+    if decoder:
+        load_model(str(tmp_path))
+    else:
+        with pytest.raises(ModelError, match="its predictions depend on the tokens after them"):
+            load_model(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -143,10 +231,11 @@ def test_weights_in_the_pickle_format_are_not_opened(small_model, saved):
         (GPT2ForSequenceClassification, GPT2Config(vocab_size=32, n_positions=16, n_layer=1, n_embd=16, n_head=2)),
     ],
 )
-def test_models_that_are_not_causal_are_refused_with_their_class(made, config, tmp_path):
+@pytest.mark.parametrize("load", [load_model, load_config, check_model])
+def test_models_that_are_not_causal_are_refused_with_their_class(load, made, config, tmp_path):
     made(config).save_pretrained(tmp_path)
     with pytest.raises(ModelError) as error:
-        load_model(str(tmp_path))
+        load(str(tmp_path))
     assert str(tmp_path) in str(error.value)
     assert made.__name__ in str(error.value)
 
@@ -171,11 +260,38 @@ def test_a_tokenizer_needs_an_end_of_text_token(tmp_path):
 def test_context_length():
     assert context_length(GPT2Config(n_positions=48)) == 48
     assert context_length(LlamaConfig(max_position_embeddings=72)) == 72
+    assert context_length(BloomConfig(seq_length=56)) == 56
+    assert context_length(MptConfig(max_seq_len=40)) == 40
+    assert context_length(RwkvConfig(context_length=24)) == 24
 
 
-def test_a_configuration_that_states_no_context_length_is_refused():
-    with pytest.raises(ModelError, match="bloom"):
-        context_length(BloomConfig())
+@pytest.mark.parametrize("config", [BloomConfig(), MambaConfig(), XLNetConfig()])
+@pytest.mark.parametrize("context", [0, 512])
+def test_a_configuration_that_states_no_context_length(context, config, small_model, tmp_path, capsys):
+    small_model.save_pretrained(tmp_path)
+    config.save_pretrained(tmp_path)
+    loaded = load_config(str(tmp_path), context)
+    assert context_length(loaded) == (context or 1024)
+    said = capsys.readouterr().out
+    assert not said if context else "states no context length: 1,024 tokens are taken, set context for another" in said
+    with pytest.raises(ModelError, match=config.model_type):
+        context_length(config)
+
+
+def test_the_context_length_of_a_model_goes_with_it(tmp_path, capsys):
+    config = MambaConfig(vocab_size=32, hidden_size=16, num_hidden_layers=1, state_size=4)
+    MambaForCausalLM(config).save_pretrained(tmp_path / "base")
+    model = load_model(str(tmp_path / "base"), 300)
+    assert context_length(model) == 300
+    model.save_pretrained(tmp_path / "tuned")
+    assert context_length(load_model(str(tmp_path / "tuned"))) == 300
+    assert not capsys.readouterr().out
+
+
+def test_a_context_length_that_is_stated_stays(saved):
+    assert context_length(load_config(str(saved), 32)) == 32
+    with pytest.raises(ParameterError, match="context is 31: the configuration of .* states 32, leave it at 0"):
+        load_config(str(saved), 31)
 
 
 def test_context_length_of_a_model_and_its_configuration(saved, small_model):
@@ -211,3 +327,152 @@ def test_the_embedded_model_has_learned(tokenizer, embedded):
 def test_the_prefix_is_the_begin_of_text_or_else_its_end(tokens, expected):
     tokenizer = word_level(eos_token="[END]", **tokens)
     assert prefix_token(tokenizer) == tokenizer.convert_tokens_to_ids(expected)
+
+
+def test_what_the_check_costs():
+    """The runner calls it before the first step: no import of torch or transformers, and a moment of time."""
+    code = """
+import sys, time
+from helpers.models import check_model
+began = time.perf_counter()
+check_model("embedded")
+print(time.perf_counter() - began, {"torch", "transformers"} & sys.modules.keys())
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
+    seconds, imported = done.stdout.split(maxsplit=1)
+    assert float(seconds) < 0.5
+    assert imported.strip() == "set()"
+
+
+@pytest.mark.parametrize("load", [load_tokenizer, check_model])
+@pytest.mark.parametrize(
+    ("size", "added", "refused"),
+    [
+        (64, {}, False),
+        (65, {}, True),
+        (63, {"eos_token": "[END]"}, False),
+        (64, {"extra_special_tokens": ["[IMAGE]"]}, False),  # as Gemma 3 has it: no text makes it
+    ],
+)
+def test_a_tokenizer_that_is_larger_than_the_embedding(size, added, refused, load, saved):
+    word_level(size, **({"eos_token": "a"} | added)).save_pretrained(saved)
+    if refused:
+        with pytest.raises(
+            ModelError, match="its tokenizer makes the number 64, and the model has embeddings for 0 to 63"
+        ):
+            load(str(saved))
+    else:
+        load(str(saved))
+
+
+def test_an_end_of_text_that_has_no_embedding(saved):
+    word_level(64, eos_token="[END]").save_pretrained(saved)
+    with pytest.raises(ModelError, match="its tokenizer makes the number 64"):
+        load_tokenizer(str(saved))
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut short"])
+def test_a_tokenizer_that_cannot_be_read_is_found_by_the_check(damage, whole):
+    check_model(str(whole))
+    path = whole / "tokenizer.json"
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_text(path.read_text()[:-100])
+    with pytest.raises(ModelError, match="no tokenizer could be loaded from it"):
+        check_model(str(whole))
+
+
+@pytest.fixture
+def adapters(whole, tmp_path):
+    """Adapters of the small model as `peft` saves them, that is without configuration and tokenizer, and the model that has them merged."""
+    torch.manual_seed(1)
+    config = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False, fan_in_fan_out=True)
+    model = get_peft_model(load_model(str(whole)), config)
+    model.peft_config["default"].base_model_name_or_path = str(whole)
+    model.save_pretrained(tmp_path / "adapters")
+    assert not (tmp_path / "adapters" / "config.json").exists()
+    return tmp_path / "adapters", model.merge_and_unload()
+
+
+def edited(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_a_folder_with_adapters_is_a_model(adapters, whole, small_model):
+    folder, merged = adapters
+    check_model(str(folder))
+    assert load_tokenizer(str(folder)).get_vocab() == load_tokenizer(str(whole)).get_vocab()
+    assert context_length(load_config(str(folder))) == 32
+    loaded, ids = load_model(str(folder)), torch.arange(20)[None]
+    assert torch.allclose(loaded(ids).logits, merged(ids).logits, atol=1e-6)
+    assert not torch.allclose(loaded(ids).logits, small_model.float()(ids).logits, atol=1e-2)
+    assert loaded.loss_type == "ForCausalLM" and not hasattr(loaded, "peft_config")
+
+
+def test_adapters_of_adapters(adapters, tmp_path):
+    folder, _ = adapters
+    shutil.copytree(folder, tmp_path / "more")
+    edited(tmp_path / "more" / "adapter_config.json", base_model_name_or_path=str(folder))
+    once, twice, ids = load_model(str(folder)), load_model(str(tmp_path / "more")), torch.arange(20)[None]
+    assert not torch.allclose(once(ids).logits, twice(ids).logits, atol=1e-2)
+    edited(folder / "adapter_config.json", base_model_name_or_path=str(tmp_path / "more"))
+    with pytest.raises(ModelError, match="its adapters belong to themselves"):
+        check_model(str(folder))
+
+
+def test_another_base_model_makes_other_adapters(adapters, whole):
+    folder = str(adapters[0])
+    before = sources({"model": folder})
+    assert sources({"model": folder}) == before
+    altered(whole, lambda weights: weights["transformer.ln_f.bias"].add_(1))
+    assert sources({"model": folder}) != before
+
+
+@pytest.mark.parametrize("load", [load_model, load_config, check_model])
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("pickle", "has no adapter_model.safetensors, and other formats are not opened"),
+        ("corrupt", "adapter_model.safetensors cannot be read"),
+        ("no base", "names no base model"),
+        ("base is gone", "there is no such folder"),
+        ("no JSON", "adapter_config.json"),
+        ("prefix tuning", "PREFIX_TUNING"),
+        ("for classes", "SEQ_CLS"),
+    ],
+)
+def test_adapters_that_cannot_be_used(damage, said, load, adapters, tmp_path):
+    folder, _ = adapters
+    weights, config = folder / "adapter_model.safetensors", folder / "adapter_config.json"
+    if damage == "pickle":
+        torch.save(load_file(weights), folder / "adapter_model.bin")
+        weights.unlink()
+    elif damage == "corrupt":
+        weights.write_bytes(weights.read_bytes()[:-10])
+    elif damage == "no base":
+        edited(config, base_model_name_or_path=None)
+    elif damage == "base is gone":
+        edited(config, base_model_name_or_path=str(tmp_path / "nowhere"))
+    elif damage == "no JSON":
+        config.write_text("{")
+    elif damage == "prefix tuning":
+        config.write_text(json.dumps({"peft_type": "PREFIX_TUNING", "base_model_name_or_path": "embedded"}))
+    else:
+        edited(config, task_type="SEQ_CLS")
+    with pytest.raises(ModelError, match=said):
+        load(str(folder))
+
+
+@pytest.mark.parametrize("change", ["missing", "unknown", "another shape"])
+def test_adapters_that_do_not_fit_their_base_model(change, adapters):
+    path = adapters[0] / "adapter_model.safetensors"
+    weights = load_file(path)
+    name = next(iter(weights))
+    value = weights.pop(name)
+    if change != "missing":
+        weights[name if change != "unknown" else name.replace(".h.0.", ".h.7.")] = torch.zeros(7, 7)
+        weights |= {name: value} if change == "unknown" else {}
+    save_file(weights, path)
+    with pytest.raises(ModelError, match=f"model is {str(adapters[0])!r}: "):
+        load_model(str(adapters[0]))
