@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from helpers.errors import ParameterError, nearest
+from helpers.errors import ParameterError, first_line, nearest
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -88,9 +88,18 @@ def _text(value: object, text_column: str, tokenizer: "PreTrainedTokenizerBase |
                 "it holds chat messages, and the model's tokenizer has no chat template to write them with, "
                 "choose a model with one, or a column of texts",
             )
-        return tokenizer.apply_chat_template(
-            value if _takes_parts(value, tokenizer) else _joined(value), tokenize=False
-        )
+        from jinja2 import TemplateError
+
+        try:
+            messages = value if _takes_parts(value, tokenizer) else _joined(value)
+            return tokenizer.apply_chat_template(messages, tokenize=False)
+        except TemplateError as error:
+            raise ParameterError(
+                "text_column",
+                text_column,
+                "the chat template of the model's tokenizer refuses a conversation in it "
+                f"({first_line(error)}), change such messages, or choose a model whose template takes them",
+            ) from None
     kind = type(next((part for part in value if part is not None), None) if isinstance(value, list) else value).__name__
     raise ParameterError("text_column", text_column, f"it holds {kind}, choose a column of texts or of lists of texts")
 

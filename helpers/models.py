@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 CONTEXT = 1024  # tokens, of a model that states no context length
 LENGTHS = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len", "context_length")
+ROBERTA = ("camembert", "data2vec-text", "roberta", "roberta-prelayernorm", "xlm-roberta")
+AFTER_PADDING = dict.fromkeys((*ROBERTA, "xlm-roberta-xl", "xmod"), 1) | {"prophetnet": 2}
 CAUSAL = ("ForCausalLM", "LMHeadModel", "LMHead", "Decoder", "ForConditionalGeneration")
 
 
@@ -136,7 +138,8 @@ def _check_ids(name: str, folder: Path, tokenizer: "Tokenizer", used: Iterable[i
     size = config.get("vocab_size") or (config.get("text_config") or {}).get("vocab_size")
     special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     largest = max(
-        {*tokenizer.get_vocab().values()} - special | {number for number in used if number is not None}, default=0
+        {*tokenizer.get_vocab().values()} - special | {number for number in used if number is not None},
+        default=0,
     )
     if size and largest >= size:
         raise ModelError(
@@ -189,7 +192,11 @@ def load_config(name: str, context: int = 0) -> "PreTrainedConfig":
         raise ModelError(
             f"model is {name!r}: no configuration could be loaded from it ({first_line(error)})."
         ) from None
-    _refuse_kind(name, config.to_dict(), config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    _refuse_kind(name, config.to_dict(), True)
+    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise ModelError(
+            f"model is {name!r}: transformers loads no causal language model of type {config.model_type!r}."
+        )
     stated = _stated_length(config)
     if not stated:
         config.get_text_config().context_length = context or CONTEXT
@@ -338,4 +345,7 @@ def context_length(model_or_config: "PreTrainedModel | PreTrainedConfig") -> int
 def _stated_length(config: "PreTrainedConfig") -> int | None:
     text = config.get_text_config()
     lengths = (getattr(text, name, None) for name in LENGTHS)
-    return next((length for length in lengths if isinstance(length, int) and length > 0), None)
+    length = next((length for length in lengths if isinstance(length, int) and length > 0), None)
+    if length and text.model_type in AFTER_PADDING:  # positions are counted from that of the padding token
+        length -= text.pad_token_id + AFTER_PADDING[text.model_type]
+    return length

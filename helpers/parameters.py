@@ -70,7 +70,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "text_column": _text(),
         "seed": Rule(int, 0, 2**32 - 1),
     },
-    "preprocess": {"model": _text(), "num_proc": Rule(int, 1, 1024)},
+    "preprocess": {"model": _text(), "context": Rule(int, 0), "num_proc": Rule(int, 1, 1024)},
     "chunk": {
         "block_size": Rule(int, 2),
         "strategy": _text("concat", "pack", "document"),

@@ -71,9 +71,10 @@ def token_nats(
 
     `compute_dtype` is float32 or bfloat16; the loss is float32 in either case. In the folder `resume`, what has been scored is
     kept under a hash of the model, the windows and the precision, so that a call that was interrupted goes on where it was.
-    Raises ModelError for a loss that is not a number, with the document, and where not even one window fits into memory; DataError
+    Raises ModelError for a token that the model does not know, for a loss that is not a number, with the document, and where not even one window fits into memory; DataError
     where there is nothing to score.
     """
+    _check_known(model, windows)
     nats = _kept(model, windows, compute_dtype, resume)
     width, scored = windows.end - windows.first, windows.end - windows.start
     left = np.flatnonzero(np.isnan(nats[windows.end - 1]) & (scored > 0))
@@ -100,6 +101,17 @@ def token_nats(
     if np.isnan(nats).all():
         raise DataError("There is not one token to score: the texts are empty.")
     return nats
+
+
+def _check_known(model: "PreTrainedModel", windows: Windows) -> None:
+    size = model.config.get_text_config().vocab_size
+    if len(windows.ids) and (largest := int(windows.ids.max())) >= size:
+        place = np.argmax(windows.ids)
+        owner = windows.owners[np.flatnonzero(windows.first <= place)[-1]]
+        raise ModelError(
+            f"{windows.what.capitalize()} {owner} has token {largest}, and the model knows 0 to {size - 1}: "
+            "resize its embeddings (resize_token_embeddings), or take its own tokenizer."
+        )
 
 
 def _check(loss: np.ndarray, windows: Windows, w: int) -> None:
@@ -200,7 +212,8 @@ def sliceable(model: "PreTrainedModel", inputs: "torch.Tensor") -> bool:
     import torch
 
     base, head, seen = model.get_decoder(), model.get_output_embeddings(), []
-    if base is model or not isinstance(head, torch.nn.Linear) or hasattr(head.weight, "full_tensor"):  # (sharded)
+    plain = getattr(type(head), "forward", None) is torch.nn.Linear.forward
+    if base is model or not hasattr(base, "config") or not plain or hasattr(head.weight, "full_tensor"):  # (sharded)
         return False
     for factor in (1, 1000):
 
@@ -217,7 +230,7 @@ def sliceable(model: "PreTrainedModel", inputs: "torch.Tensor") -> bool:
         if not seen or seen[-1].shape[-1] != head.in_features or own.shape[-1] != head.out_features:
             return False
         ours = torch.nn.functional.linear(seen[-1], head.weight, head.bias).float()
-        if not own.isfinite().all() or (ours - own).abs().max() > 1e-3 * own.abs().max():
+        if not own.isfinite().all() or (ours - own).abs().max() > 1e-5 * own.abs().max():
             return False
     return True
 
@@ -226,8 +239,8 @@ def _tokens_at_once(model: "PreTrainedModel", sliced: bool) -> int:
     """How many tokens make a batch: what fits into a quarter of the free memory, by a rough count, and no more than MOST."""
     config, kind = model.config.get_text_config(), model.device.type
     each = 64 * config.hidden_size  # bytes; a dozen float32 vectors as wide as the model or its feed-forward layer
-    if config._attn_implementation == "eager":
-        each += 8 * getattr(config, "num_attention_heads", 0) * context_length(model)
+    if config._attn_implementation == "eager" and hasattr(config, "num_attention_heads"):
+        each += 8 * config.num_attention_heads * context_length(model)
     if not sliced:
         each += 8 * config.vocab_size
     return min(MOST.get(kind, MOST["cpu"]), free_memory(kind) // 4 // each)

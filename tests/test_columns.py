@@ -50,6 +50,18 @@ def test_messages_are_rendered_by_the_chat_template(tokenizer, monkeypatch):
     assert tokenizer.decode(ids) == "<user>Why?<assistant>So."
 
 
+def test_a_template_that_refuses_a_message_says_why(tokenizer, monkeypatch):
+    refuses = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}{% endfor %}"
+    monkeypatch.setattr(tokenizer, "chat_template", refuses)
+    rows = Dataset.from_dict({"messages": [[{"role": "system", "content": "Be brief."}]]})
+    with pytest.raises(ParameterError) as error:
+        texts(rows, "messages", tokenizer)
+    assert str(error.value) == (
+        "text_column is 'messages': the chat template of the model's tokenizer refuses a conversation in it (System role "
+        "not supported), change such messages, or choose a model whose template takes them."
+    )
+
+
 def test_another_template_gives_other_tokens(tokenizer, monkeypatch):
     rows = Dataset.from_dict({"messages": CHAT})
     for template in (TEMPLATE, TEMPLATE + "!"):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -334,9 +335,9 @@ def test_what_the_check_costs():
     code = """
 import sys, time
 from helpers.models import check_model
-began = time.perf_counter()
+began = time.process_time()
 check_model("embedded")
-print(time.perf_counter() - began, {"torch", "transformers"} & sys.modules.keys())
+print(time.process_time() - began, {"torch", "transformers"} & sys.modules.keys())
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
     seconds, imported = done.stdout.split(maxsplit=1)
@@ -476,3 +477,17 @@ def test_adapters_that_do_not_fit_their_base_model(change, adapters):
     save_file(weights, path)
     with pytest.raises(ModelError, match=f"model is {str(adapters[0])!r}: "):
         load_model(str(adapters[0]))
+
+
+@pytest.mark.parametrize("damage", ["encoder", "corrupt"])
+def test_a_run_says_what_is_wrong_with_its_model_before_the_first_step(damage, whole, tmp_path):
+    if damage == "encoder":
+        edited(whole / "config.json", architectures=["BertModel"])
+    else:
+        (whole / "model.safetensors").write_bytes(b"no weights")
+    command = [sys.executable, "-m", "helpers", "run", "--run-dir", "run", "-p", f"model={whole}"]
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"model is {str(whole)!r}: " in done.stderr and done.stderr.count("\n") == 1
+    assert not list((tmp_path / "run").glob("0*"))

@@ -33,7 +33,11 @@ EXPECTED = {
         "group_near_duplicates": SWITCH,
         "seed": SEED,
     },
-    "preprocess": {"model": MODEL, "num_proc": SIZE},
+    "preprocess": {
+        "model": MODEL,
+        "context": (int, (-1,), (0, 512), ("whole number", "0")),
+        "num_proc": SIZE,
+    },
     "chunk": {
         "block_size": (int, (1, 0, -8), (2, 128, 10**6), ("whole number", "2")),
         "strategy": (str, ("", "both", "Concat"), ("concat", "pack", "document"), ("'concat'", "'pack'", "'document'")),

@@ -21,6 +21,8 @@ from transformers import (
     GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
     OPTConfig,
     OPTForCausalLM,
 )
@@ -296,3 +298,41 @@ def test_free_memory_is_no_more_than_the_machine_has():
     import psutil
 
     assert 0 < scoring.free_memory("cpu") <= psutil.virtual_memory().total
+
+
+class Scaled(torch.nn.Linear):
+    """An output layer with a factor near 1 for each token, as Dory has it."""
+
+    def forward(self, hidden):
+        return super().forward(hidden) * torch.linspace(0.9997, 1.0003, self.out_features)
+
+
+def test_an_output_layer_that_does_more_than_a_product_is_not_sliced(small_model):
+    head = Scaled(32, 64, bias=False)
+    head.weight = small_model.lm_head.weight
+    small_model.lm_head = head
+    head.weight.data *= 100
+    inputs, _ = WINDOWS_64.batch(np.array([0]))
+    with torch.no_grad():
+        assert not scoring.sliceable(small_model, inputs)
+    np.testing.assert_allclose(token_nats(small_model, WINDOWS_64), slow(small_model, WINDOWS_64), rtol=1e-5)
+
+
+def test_a_model_whose_decoder_is_its_output_layer(small_model, monkeypatch):
+    """ModernBERT's decoder names its output layer `decoder`, which transformers takes for the model."""
+    monkeypatch.setattr(small_model, "get_decoder", lambda: small_model.lm_head)
+    np.testing.assert_allclose(token_nats(small_model, WINDOWS_64), slow(small_model, WINDOWS_64), rtol=1e-5)
+
+
+def test_a_model_without_attention_heads():
+    torch.manual_seed(0)
+    model = MambaForCausalLM(MambaConfig(vocab_size=64, hidden_size=16, num_hidden_layers=1, state_size=4)).eval()
+    model.config.use_cache = False
+    np.testing.assert_allclose(token_nats(model, WINDOWS_64), slow(model, WINDOWS_64), rtol=1e-5)
+
+
+def test_a_token_that_the_model_does_not_know_is_said(small_model):
+    windows = windows_of([9, 5], high=64)
+    windows.ids[11] = 64
+    with pytest.raises(ModelError, match=r"Document 1 has token 64, and the model knows 0 to 63"):
+        token_nats(small_model, windows)
