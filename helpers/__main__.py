@@ -23,7 +23,10 @@ TimeLimit = Annotated[float, typer.Option(min=0, help="Minutes that each noteboo
 
 @app.callback()
 def commands() -> None:
-    """Causal language modelling in six notebooks, as one batch job or as many."""
+    """Causal language modelling in six notebooks, as one batch job or as many.
+
+    Relative paths start at the project's folder, wherever a command is called from.
+    """
 
 
 def _console() -> Console:

@@ -19,7 +19,7 @@ from helpers.parameters import STEPS, folder_of
 from helpers.plan import plan
 from helpers.report import write_report
 from helpers.run import Run, identity, write_json
-from helpers.sources import EMBEDDED, needs_fetching, obtain
+from helpers.sources import EMBEDDED, needs_fetching, obtain, resolve
 
 FORMAT = 1  # of run.json
 REPORTING = threading.Lock()  # figures are not drawn by several threads at once
@@ -175,8 +175,10 @@ def _shared(folder: Run, what: Specification, step: str, stop: threading.Event |
     parameters = dict(what.parameters[step])
     with held(there.parent, f".{there.name}.lock", True, stop):
         if there.exists() and not folder.is_done(step, parameters):
+            lock = folder.lock(step)
             shutil.rmtree(folder.path(step), ignore_errors=True)
             _link(there, folder.path(step))
+            lock.release()
         yield
         if not there.exists() and folder.is_done(step, parameters):
             _link(folder.path(step), there)
@@ -199,8 +201,12 @@ def held(folder: Path, name: str = ".lock", wait: bool = False, stop: threading.
 
     RunError says who holds it already; with `wait` it is waited for, until `stop` is set (KeyboardInterrupt).
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / name, "a+") as lock:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / name, "a+")  # noqa: SIM115
+    except OSError as error:
+        raise RunError(f"run_dir is {str(folder)!r}: it cannot be written ({error.strerror}), name another.") from None
+    with file as lock:
         until = time.monotonic() + PATIENCE
         while True:
             try:
@@ -256,7 +262,7 @@ def fetch(parameters: Mapping[str, Mapping[str, object]], command: str) -> bool:
 
 def read_record(folder: Path, complete: bool = False) -> dict[str, object]:
     """The record of a run; RunError where there is none, or one that newer code has written, or (`complete`) the run did not end well."""
-    path = folder / "run.json"
+    path = resolve(folder) / "run.json"
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         version = record["format"]

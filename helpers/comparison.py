@@ -141,6 +141,7 @@ def main(folders: Sequence[Path], csv: Path | None, html: Path | None, console: 
 
 def show(folders: Sequence[Path], csv: Path | None, html: Path | None, console: Console) -> None:
     """Print the comparison, and write it as CSV and as one HTML page where these are asked for."""
+    csv, html = (path and resolve(path) for path in (csv, html))
     for name, path in (("csv", csv), ("html", html)):
         if path and not path.parent.is_dir():
             raise UserError(

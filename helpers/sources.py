@@ -1,10 +1,14 @@
 """Where data sets and models lie: embedded in this package, on this machine, in a package from PyPI, or on the Hub."""
 
+import contextlib
 import difflib
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from helpers import packaged
 from helpers.errors import DataError, ModelError
@@ -25,9 +29,11 @@ READERS = {  # endings of files, and which reader of the library is for them
 
 
 def resolve(path: str | Path) -> Path:
-    """A path as given by a person: relative ones start at the project's folder, wherever a notebook is run from."""
-    here = Path.cwd()
-    return (here.parent if here.name == "notebooks" and here.parent == PROJECT else here) / Path(path).expanduser()
+    """A path as given by a person: relative ones start at the project's folder, `~` is the home."""
+    path = Path(path)
+    with contextlib.suppress(RuntimeError):  # ~ and the name of nobody
+        path = path.expanduser()
+    return PROJECT / path
 
 
 def source_of(kind: str, name: str) -> Path | None:
@@ -72,12 +78,16 @@ def obtain(kind: str, name: str, command: str | None = None) -> Path:
 
 
 def _refuse_missing(kind: str, name: str) -> None:
-    """DataError or ModelError for what can only be a file or folder of this machine, and is not there."""
+    """DataError or ModelError for what can only be a file or folder here, and is not there."""
+    what, fail = ("file", DataError) if kind == "dataset" else ("folder", ModelError)
+    meant = Path(name).absolute()  # in the folder that the command is called from
+    if meant.exists():
+        where = os.path.relpath(meant, PROJECT)
+        raise fail(f"{kind} is {name!r}: relative paths start at the project's folder, and there it is {where!r}.")
     endings = {s.lstrip(".").lower() for s in Path(name).suffixes} if kind == "dataset" else set()
     near = endings and resolve(name).parent.is_dir() and _nearest_file(resolve(name))
     known = endings & set(READERS) and not name.startswith("hf://")
     if name.startswith((".", "/", "~")) or known or near:
-        what, fail = ("file", DataError) if kind == "dataset" else ("folder", ModelError)
         hint = "relative paths start at the project's folder"
         if near:
             hint = f"the nearest is {str(Path(name).parent / near)!r}"
@@ -100,7 +110,7 @@ def sources(parameters: Mapping[str, object]) -> dict[str, str]:
         if name in packaged.MODELS:
             found[kind] = packaged.MODELS[name].hash
         elif name and (folder := source_of(kind, name)):
-            hashes = [fingerprint(file) for file in files_of(folder)]
+            hashes = [fingerprint(file, record=None) for file in files_of(folder)]
             found[kind] = hashes[0] if len(hashes) == 1 else hashlib.blake2b("".join(hashes).encode()).hexdigest()[:32]
         elif name and (copy := hub.cached(kind, name)):
             found[kind], folder = f"{hub.place_of(kind, copy.name).repo}@{copy.commit}", copy.folder
@@ -119,13 +129,39 @@ def base_of(folder: Path) -> str | None:
     return f"{base}@{revision}" if base and revision and not source_of("model", base) else base
 
 
-def fingerprint(path: Path) -> str:
-    """A hash of a file, or of the names and contents of a folder's files; records and executed notebooks left out."""
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+def fingerprint(path: Path, record: str | None = "step.json") -> str:
+    """A hash of a file, or of the names and contents of a folder's files.
+
+    In a folder, executed notebooks, texts about it and code are left out, and so is its `record`.
+    """
+    if path.is_file():
+        files = [path]
+    else:
+        found = (p for p in path.rglob("*") if p.suffix not in {".ipynb", ".md", ".py", ".pyc"})
+        files = sorted(p for p in found if p.is_file() and str(p.relative_to(path)) != record)
     digest = hashlib.blake2b(digest_size=16)
     for file in files:
-        if file.name != "step.json" and file.suffix not in {".ipynb", ".md", ".py", ".pyc"}:
-            digest.update(str(file.relative_to(path)).encode() + b"\0")
-            with file.open("rb") as f:
-                digest.update(hashlib.file_digest(f, lambda: hashlib.blake2b(digest_size=16)).digest())
+        digest.update(str(file.relative_to(path)).encode() + b"\0" + once(_hash_of, file))
     return digest.hexdigest()
+
+
+def _hash_of(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
+
+
+Found = TypeVar("Found")
+_KNOWN: dict[tuple, object] = {}
+SETTLED = 2_000_000_000  # nanoseconds: two changes within them may leave a file the same time
+
+
+def once(find: Callable[[Path], Found], path: Path) -> Found:
+    """What `find` finds in a file; found again only when its size or its time have changed."""
+    now = path.stat()
+    key = (find, now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns)
+    if key in _KNOWN:
+        return _KNOWN[key]
+    found = find(path)
+    if time.time_ns() - now.st_mtime_ns > SETTLED:
+        _KNOWN[key] = found
+    return found

@@ -73,7 +73,7 @@ def read_sweep(file: Path) -> Sweep:
     each from a list of values, or from `{low: A, high: B, log: true}`. `seeds: [1, 2]` does each with these seeds of training; `set` holds for all.
     """
     try:
-        asked = yaml.load(Path(file).read_text(encoding="utf-8"), _Loader)
+        asked = yaml.load(resolve(file).read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise UserError(f"The sweep {str(file)!r} cannot be read ({error.strerror}): name a YAML file.") from None
     except (

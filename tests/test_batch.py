@@ -149,6 +149,7 @@ def test_a_profile_with_a_mistake_is_refused(profile, text, parts):
 def runner(tmp_path, monkeypatch):
     """Run all steps in the folder `run`, a stand-in for the notebooks; return the steps that were done, and the record or the message."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("helpers.sources.PROJECT", tmp_path)
     monkeypatch.setattr(batch, "PATIENCE", 0.1)
 
     def run(*settings, start=None, force=False, ends=None, folder="run", shared=""):
@@ -309,7 +310,8 @@ def command_line(line, cwd):
 
 def snapshot(folder):
     runners = (".lock", "run.json", "metrics.json")  # what the runner itself writes, whatever happens
-    files = [p for p in folder.rglob("*") if p.is_file() and p.name not in runners]
+    found = (p for p in folder.rglob("*") if p.suffix not in (".lock", ".holder") and p.name not in runners)
+    files = [p for p in found if p.is_file()]
     return {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in files}
 
 
@@ -317,6 +319,7 @@ def snapshot(folder):
 def started(tmp_path, monkeypatch):
     """A run folder `run` in which load is done."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("helpers.sources.PROJECT", tmp_path)
     step = begin("load", "run", seed=1)
     (step.path / "content").write_text("earlier")
     step.finish(examples=1)
@@ -332,13 +335,14 @@ def started(tmp_path, monkeypatch):
         (["-p", "block_size=1"], ["chunk.block_size is 1", "at least 2"]),
         (["-p", "load.test_size=1.5"], ["load.test_size is 1.5", "between 0 and 1"]),
         (["--from", "train"], ["--from is 'train'", "'preprocess' has not been done"]),
-        (["--run-dir", "file/below"], ["run_dir is 'file/below'", "name another"]),
+        (["--run-dir", "FOLDER/file/below"], ["/file/below'", "name another"]),
     ],
 )
 def test_a_mistake_ends_with_one_sentence_and_status_1(started, arguments, parts):
     (started.parent / "file").touch()
     before = snapshot(started)
-    result = command("-m", "helpers", "run", "--run-dir", "run", *arguments, cwd=started.parent)
+    arguments = [a.replace("FOLDER", str(started.parent)) for a in arguments]
+    result = command("-m", "helpers", "run", "--run-dir", str(started), *arguments, cwd=started.parent)
     assert result.returncode == 1 and result.stdout == ""
     assert result.stderr.count("\n") == 1 and result.stderr.endswith(".\n") and "Traceback" not in result.stderr
     assert all(part in result.stderr for part in parts), result.stderr
@@ -347,7 +351,7 @@ def test_a_mistake_ends_with_one_sentence_and_status_1(started, arguments, parts
 
 def test_a_failing_notebook_stays_in_the_run_folder_and_says_why(started):
     before = snapshot(started)
-    arguments = ["--run-dir", "run", "-p", "load.split=missing"]
+    arguments = ["--run-dir", str(started), "-p", "load.split=missing"]
     result = command("-m", "helpers", "run", *arguments, cwd=started.parent)
     assert result.returncode == 1 and "Traceback" not in result.stderr
     assert "split is 'missing'" in result.stderr and "no such split" in result.stderr
@@ -362,7 +366,9 @@ def test_a_failing_notebook_stays_in_the_run_folder_and_says_why(started):
 
 
 def test_a_file_that_is_missing_is_said_before_any_notebook_starts(tmp_path):
-    result = command("-m", "helpers", "run", "--run-dir", "run", "-p", "load.dataset=missing.jsonl", cwd=tmp_path)
+    result = command(
+        "-m", "helpers", "run", "--run-dir", str(tmp_path / "run"), "-p", "load.dataset=missing.jsonl", cwd=tmp_path
+    )
     assert result.returncode == 1 and "dataset is 'missing.jsonl': there is no such file" in result.stderr
     assert snapshot(tmp_path / "run") == {}
 
@@ -417,6 +423,7 @@ def test_two_hundred_runs_leave_nothing_behind(tmp_path, monkeypatch):
     import psutil
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("helpers.sources.PROJECT", tmp_path)
     (tmp_path / "empty.jsonl").write_text("{}\n")
     (tmp_path / "temporary").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))

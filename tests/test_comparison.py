@@ -27,6 +27,7 @@ def do(folder, step, content="", parameters=None, **metrics):
 def run(tmp_path, monkeypatch):
     """A run with some nats for each test document."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("helpers.sources.PROJECT", tmp_path)
 
     def write(name, nats, text="one", status="ok", scored_in="float32", **train):
         nats, tokens = np.asarray(nats, float), np.full(len(nats), 10)

@@ -30,6 +30,7 @@ SMALL = {"load.split": "train[:40]", "train.num_train_epochs": 0.3, "infer.max_n
 def sweep(tmp_path, monkeypatch):
     """Write a sweep, and read it."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("helpers.sources.PROJECT", tmp_path)
 
     def write(text):
         (tmp_path / "sweep.yaml").write_text(text if isinstance(text, str) else yaml.safe_dump(text))
@@ -186,7 +187,16 @@ def test_the_example_is_understood():
 def command(folder, *arguments, **how):
     """The command line in `folder`, in which `sweep.yaml` lies."""
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
-    line = [sys.executable, "-m", "helpers", "sweep", "sweep.yaml", "--sweep-dir", str(folder / "out"), *arguments]
+    line = [
+        sys.executable,
+        "-m",
+        "helpers",
+        "sweep",
+        str(folder / "sweep.yaml"),
+        "--sweep-dir",
+        str(folder / "out"),
+        *arguments,
+    ]
     return subprocess.Popen(
         line, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **how
     )
