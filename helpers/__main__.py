@@ -2,9 +2,10 @@
 
 import errno
 import os
+import signal
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -13,12 +14,25 @@ from helpers.errors import UserError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 
-Profile = Annotated[str, typer.Option(help="A file of notebooks/profiles, without its ending.")]
-RunDir = Annotated[str | None, typer.Option(help="Where the run is kept; by default runs/PROFILE.")]
+Profile = Annotated[
+    str | None,
+    typer.Option(help="A file of notebooks/profiles, without its ending, or the path of one; by default tiny."),
+]
+RunDir = Annotated[
+    str | None,
+    typer.Option(help="Where the run is kept, with its profile and settings; by default runs/PROFILE."),
+]
 Settings = Annotated[
     list[str] | None, typer.Option("-p", help="STEP.NAME=VALUE, or NAME=VALUE for every step that has it.")
 ]
+Grace = Annotated[
+    float, typer.Option(min=0, help="Seconds that a notebook has to save its work when it is interrupted.")
+]
 TimeLimit = Annotated[float, typer.Option(min=0, help="Minutes that each notebook may take; 0: as long as it takes.")]
+EDITED = (
+    "notebooks/{} is not as it was committed: its code runs as it is now, with the parameters of the profile "
+    "in place of those in its cell."
+)
 
 
 @app.callback()
@@ -34,34 +48,51 @@ def _console() -> Console:
     return Console(highlight=False, markup=False, soft_wrap=True, width=width)
 
 
-def _interrupted() -> NoReturn:
-    print("Interrupted; what was done stays, and the same command goes on from there.", file=sys.stderr)
-    sys.exit(130)
+def _going_on(
+    run_dir: str | None, profile: str | None, setting: list[str]
+) -> tuple[str, str, dict[str, object], list[str]]:
+    """The run folder that is meant, its profile and settings, and a sentence about those that it remembers."""
+    from helpers.plan import DEFAULT, folder_for, going_on, spelled_out
+
+    folder = folder_for(run_dir, profile)
+    name, settings = going_on(folder, profile, setting)
+    kept = settings.keys() - spelled_out(setting).keys()
+    listed = ", ".join([f"{folder} goes on with profile {name}", *(f"{key}={settings[key]}" for key in settings)])
+    return folder, name, settings, [listed + "."] * (bool(kept) or (profile is None and name != DEFAULT))
 
 
 @app.command()
 def run(
-    profile: Profile = "tiny",
+    profile: Profile = None,
     run_dir: RunDir = None,
     setting: Settings = None,
     start: Annotated[str | None, typer.Option("--from", help="Do this step and the later ones again.")] = None,
     force: Annotated[bool, typer.Option(help="Do every step again, also those that are done.")] = False,
     time_limit: TimeLimit = 0,
+    grace: Grace = 60,
 ) -> None:
     """Run the six notebooks; a step that is done already, with the same parameters, inputs and code, is left out."""
     from helpers import batch
     from helpers.console import View, summary
+    from helpers.notebooks import edited
     from helpers.plan import plan
     from helpers.run import Run
 
-    settings, folder = setting or [], run_dir or f"runs/{profile}"
-    what = batch.Specification(
-        folder, plan(profile, settings), batch.prefetch_command(profile, settings), start, force, time_limit * 60
-    )
+    folder, profile, settings, said = _going_on(run_dir, profile, setting or [])
+    parameters, command = plan(profile, settings), batch.prefetch_command(profile, settings)
+    how = (command, start, force, time_limit * 60, 0, "", profile, settings, grace)
+    said += [EDITED.format(name) for name in edited()]
     with View(_console()) as view:
-        record = batch.do(what, view.of())
+
+        def tell(event: str, step: str, more: dict) -> None:
+            while said:  # before anything is done, and after whatever is refused
+                view.console.print(said.pop(0))
+            show(event, step, more)
+
+        show = view.of()
+        record = batch.do(batch.Specification(folder, parameters, *how), tell)
     if record["status"] == "interrupted":
-        _interrupted()
+        raise KeyboardInterrupt
     if record["status"] != "ok":
         raise UserError(record["message"])
     summary(Run(folder), view.console)
@@ -78,15 +109,12 @@ def sweep(
     ] = None,
     index: Annotated[int | None, typer.Option(min=0, help="Do only the run with this number, for array jobs.")] = None,
     time_limit: TimeLimit = 0,
+    grace: Grace = 60,
 ) -> None:
     """Run many variants; run again, it goes on where it stopped. A run that fails does not stop the others."""
     from helpers import sweep as sweeps
 
-    try:
-        failed = sweeps.main(file, sweep_dir, jobs, dry_run, scheduler, index, time_limit * 60, _console())
-    except KeyboardInterrupt:
-        _interrupted()
-    if failed:
+    if sweeps.main(file, sweep_dir, jobs, dry_run, scheduler, index, time_limit * 60, _console(), grace):
         sys.exit(1)
 
 
@@ -123,7 +151,7 @@ def prefetch(profile: Profile = "tiny", setting: Settings = None) -> None:
 
 @app.command()
 def train(
-    profile: Profile = "tiny",
+    profile: Profile = None,
     run_dir: RunDir = None,
     setting: Settings = None,
     nproc: Annotated[int, typer.Option(min=1, help="How many processes, one for each device.")] = 1,
@@ -131,11 +159,21 @@ def train(
     """Do the step train on several devices; also as `torchrun … -m helpers train` and `accelerate launch … -m helpers train`."""
     from helpers import launch
 
-    launch.train(profile, run_dir, setting or [], nproc)
+    folder, profile, settings, said = _going_on(run_dir, profile, setting or [])
+    if said and os.environ.get("RANK", "0") == "0":
+        print(*said, flush=True)
+    launch.train(folder, profile, settings, nproc)
 
 
 def main() -> None:
-    """Run the command line; a user's mistake ends it with one sentence and status 1."""
+    """Run the command line; a user's mistake ends it with one sentence and status 1, Ctrl-C and signals with 128 and their number."""
+    from helpers.execution import ENDED_BY, end_like_ctrl_c
+
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started this
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        getattr(sys, name).reconfigure(errors="replace")  # a ✓ where the encoding has none
+    end_like_ctrl_c()
     try:
         app(standalone_mode=True)
     except UserError as error:
@@ -143,6 +181,11 @@ def main() -> None:
 
         print(("helpers: " if "RANK" in os.environ else "") + redacted(str(error)), file=sys.stderr)
         sys.exit(1)
+    except SystemExit as ended:
+        if ended.code == 130:
+            print("Interrupted; what was done stays, and the same command goes on from there.", file=sys.stderr)
+            sys.exit(128 + (ENDED_BY or [signal.SIGINT])[0])
+        raise
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

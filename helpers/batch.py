@@ -8,15 +8,15 @@ import shlex
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from helpers.errors import RunError, UserError
-from helpers.execution import Child, Outcome, run_notebook
+from helpers.execution import GRACE, Child, Outcome, interruption, run_notebook
 from helpers.parameters import STEPS, folder_of
-from helpers.plan import plan
+from helpers.plan import Settings, folder_for, outlook, plan, spelled_out
 from helpers.report import write_report
 from helpers.run import Run, identity, write_json
 from helpers.sources import EMBEDDED, needs_fetching, obtain, resolve
@@ -26,15 +26,16 @@ REPORTING = threading.Lock()  # figures are not drawn by several threads at once
 PATIENCE = 3.0  # seconds for what a killed runner has started to end, before a run is refused
 Tell = Callable[
     [str, str, dict], None
-]  # what happened (`begins`, `progress`, `done`, `left out`), to which step, and more
+]  # what happened (`planned`, `begins`, `progress`, `done`, `left out`), to which step, and more
 
 
 @dataclass(frozen=True)
 class Specification:
     """All that a run needs: it can be pickled, and sent to another process or machine that sees the same folders.
 
-    `parameters` are those of `plan`. A notebook may take `time_limit` seconds (0: no limit). Steps whose parameters are the same are
-    done once by all runs that have the same folder `shared`.
+    `parameters` are those of `plan`, from `profile` and `settings`, which the run folder remembers. A notebook may take `time_limit`
+    seconds (0: no limit), and has `grace` seconds to save what it is doing when it is interrupted. Steps whose parameters are the same
+    are done once by all runs that have the same folder `shared`.
     """
 
     run_dir: str
@@ -45,6 +46,9 @@ class Specification:
     time_limit: float = 0.0
     threads: int = 0
     shared: str = ""
+    profile: str = ""
+    settings: Mapping[str, object] = field(default_factory=dict)
+    grace: float = GRACE
 
 
 def quiet(event: str, step: str, more: dict) -> None:
@@ -57,19 +61,18 @@ def do(what: Specification, tell: Tell = quiet, stop: threading.Event | None = N
     Its `status` is `ok`, `failed`, `timed out`, `kernel died` or `interrupted`, with a `message` that says why. One that is `ok` leaves `report.html`. Raises RunError only where the folder
     cannot be used, or another run holds it; one of a sweep waits for that, as the sweep may be done twice at once.
     """
-    folder = Run(what.run_dir)
+    folder, stop = Run(folder_for(what.run_dir, None)), stop or threading.Event()
     if what.start is not None:
         folder_of(what.start)
     with held(folder.folder, wait=bool(what.shared), stop=stop) as lock:
-        began, record = time.monotonic(), {"format": FORMAT, "status": "interrupted", "message": "it was killed"}
-        record |= {"parameters": {s: dict(p) for s, p in what.parameters.items()}, "steps": {}}
-        write_json(folder.folder / "run.json", record)  # as it stands if this process is killed
+        began = time.monotonic()
+        record = remember(folder, what.profile, what.settings, what.parameters, "it was killed")
         try:
             outcome = _steps(folder, what, record["steps"], tell, stop, lock)
         except UserError as error:
             outcome = Outcome("failed", str(error), 0, 0)
         except KeyboardInterrupt:
-            outcome = Outcome("interrupted", "it was interrupted.", 0, 0)
+            outcome = Outcome("interrupted", interruption(), 0, 0)
         record |= {"status": outcome.status, "message": outcome.message}
         record["seconds"] = round(time.monotonic() - began, 2)
         record["peak_memory_mb"] = max(
@@ -77,6 +80,8 @@ def do(what: Specification, tell: Tell = quiet, stop: threading.Event | None = N
         )
         try:
             record["metrics"] = folder.write_metrics()
+            made = {step: folder.record(step) for step in STEPS}
+            record["parameters"] = {step: found["parameters"] for step, found in made.items() if found}
             write_json(folder.folder / "run.json", record)
             if outcome.status == "ok":
                 with REPORTING:
@@ -87,19 +92,28 @@ def do(what: Specification, tell: Tell = quiet, stop: threading.Event | None = N
     return record
 
 
-def _steps(
-    folder: Run, what: Specification, done: dict, tell: Tell, stop: threading.Event | None, lock: int
-) -> Outcome:
+def remember(folder: Run, profile: str, settings: Settings, parameters: Mapping, message: str) -> dict[str, object]:
+    """Start the record of a run anew, with its profile and settings; it stands, with this message, until the run has ended."""
+    record = {"format": FORMAT, "status": "interrupted", "message": message}
+    if profile:
+        keys = [key.partition(".") for key in spelled_out(settings)]
+        record |= {"profile": profile, "settings": {f"{s}.{name}": parameters[s][name] for s, _, name in keys}}
+    record |= {"parameters": {}, "steps": {}}
+    write_json(folder.folder / "run.json", record)
+    return record
+
+
+def _steps(folder: Run, what: Specification, done: dict, tell: Tell, stop: threading.Event, lock: int) -> Outcome:
     """Do the steps, and note each in `done`; how the last one ended."""
-    first, children = STEPS.index(what.start) if what.start else 0, _Children(what, lock)
+    if not what.shared:
+        ahead = outlook(folder, what.parameters, what.start, what.force)
+        for step in STEPS if any(map(folder.record, STEPS)) and set(ahead.values()) != {"is left out"} else ():
+            tell("planned", step, {"line": ahead[step]})
+    children = _Children(what, lock)
     try:
-        for number, step in enumerate(STEPS):
-            if number < first:
-                if why := folder.problem(step):
-                    raise RunError(f"--from is {what.start!r}: {why}; start from {step!r} or earlier.")
-                continue
+        for step in STEPS[STEPS.index(what.start) if what.start else 0 :]:
             with _shared(folder, what, step, stop):
-                if stop and stop.is_set():
+                if stop.is_set():
                     raise KeyboardInterrupt
                 if not what.force and what.start is None and folder.is_done(step, dict(what.parameters[step])):
                     record = folder.record(step)
@@ -141,19 +155,24 @@ class _Children:
 
 def _notebook(folder: Run, step: str, what: Specification, children: _Children, tell: Tell, stop) -> Outcome:
     """Execute a step's notebook; it lies beside the artifact afterwards, or in the run folder if it failed."""
-    parameters, executed = dict(what.parameters[step]), folder.folder / f"{folder_of(step)}.failed.ipynb"
-    executed.unlink(missing_ok=True)
+    parameters, name = dict(what.parameters[step]), folder_of(step)
+    running, failed = (folder.folder / f"{name}.{state}.ipynb" for state in ("running", "failed"))
+    for left in (running, failed):
+        left.unlink(missing_ok=True)
     child, given = children.take(step == STEPS[-1]), {"run_dir": folder.shown, **parameters}
     show = lambda state: tell("progress", step, state)  # noqa: E731
-    outcome = run_notebook(step, executed, given, child, what.time_limit, show, stop)
+    outcome = run_notebook(step, running, given, child, what.time_limit, show, stop, what.grace)
     if outcome.status != "ok":
-        return outcome
+        if running.exists():
+            os.replace(running, failed)
+        return replace(outcome, message=outcome.message.replace(running.name, failed.name))
     why = folder.problem(step)
     if why or folder.record(step)["parameters"] != parameters:
+        os.replace(running, failed)
         raise RunError(
             f"{step}: its notebook ran, but left no artifact with these parameters ({why or 'it has others'})."
         )
-    os.replace(executed, folder.path(step) / f"{folder_of(step)}.ipynb")
+    os.replace(running, folder.path(step) / f"{name}.ipynb")
     return outcome
 
 
@@ -227,12 +246,13 @@ def held(folder: Path, name: str = ".lock", wait: bool = False, stop: threading.
         yield lock.fileno()
 
 
-def prefetch_command(profile: str, settings: Sequence[str] = ()) -> str:
+def prefetch_command(profile: str, settings: Settings = ()) -> str:
     """The command that fetches what a run needs."""
-    return shlex.join(["python", "-m", "helpers", "prefetch", "--profile", profile, *(f"-p={s}" for s in settings)])
+    chosen = [f"-p={key}={value}" for key, value in spelled_out(settings).items()]
+    return shlex.join(["python", "-m", "helpers", "prefetch", "--profile", profile, *chosen])
 
 
-def prefetch(profile: str, settings: Sequence[str]) -> str:
+def prefetch(profile: str, settings: Settings) -> str:
     """Fetch the data set and models of a run, and see that they can be read; after it, the run needs no network. Says so."""
     from helpers.data import load_examples
     from helpers.models import load_config, load_tokenizer

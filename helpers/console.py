@@ -51,7 +51,9 @@ class View:
         return tell
 
     def _note(self, name: str, event: str, step: str, more: dict) -> None:
-        if event == "begins":
+        if event == "planned" and not name:
+            self.console.print(f" {folder_of(step)} {more['line']}")
+        elif event == "begins":
             self._tasks[name] = self._bars.add_task(f"{name} {folder_of(step)}".strip(), total=None, note="")
         elif event == "progress" and name in self._tasks:
             note = f"{more['done']:,} of {more['total']:,} {more['what']}, {more['rate']:,.1f} a second  {more['note']}"

@@ -7,12 +7,14 @@ import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +27,31 @@ from helpers.redaction import redacted
 
 POLL = 0.2  # seconds
 GRACE = 60.0  # seconds that a kernel has after an interruption, to save what it is doing
+ENDED_BY: list[signal.Signals] = []  # SIGTERM or SIGHUP, where one has come
+
+
+def end_like_ctrl_c() -> None:
+    """From now on, SIGTERM and SIGHUP end this process as Ctrl-C does; a signal that is ignored (`nohup`) stays so."""
+    for name in {"SIGTERM", "SIGHUP"} & {s.name for s in signal.Signals}:
+        if signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:
+            signal.signal(getattr(signal, name), _end_like_ctrl_c)
+
+
+def _end_like_ctrl_c(number: int, _frame: object) -> None:
+    if ENDED_BY:  # a terminal that closes, for one, sends several; only a second Ctrl-C is somebody's impatience
+        return
+    ENDED_BY.append(signal.Signals(number))
+    if ENDED_BY[0].name == "SIGHUP":  # nothing can be written to a terminal that is gone
+        null = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (1, 2):
+            if stat.S_ISCHR(os.fstat(descriptor).st_mode):
+                os.dup2(null, descriptor)
+    signal.raise_signal(signal.SIGINT)
+
+
+def interruption() -> str:
+    """How this process was interrupted, as a sentence."""
+    return f"it was interrupted{f' by {ENDED_BY[0].name}' if ENDED_BY else ''}."
 
 
 @dataclass(frozen=True)
@@ -64,19 +91,15 @@ class Child:
 
     def send(self, **order: object) -> None:
         """What it is to do."""
-        try:
+        with suppress(BrokenPipeError):  # it has ended already, and what it said is read later
             self.process.stdin.write(json.dumps({**order, "result": str(self.result)}).encode())
             self.process.stdin.close()
-        except BrokenPipeError:
-            pass  # it has ended already, and what it said is read later
 
     def family(self) -> list[psutil.Process]:
         """All that it has started until now, directly or not."""
-        try:
+        with suppress(psutil.Error):
             for process in psutil.Process(self.process.pid).children(recursive=True):
                 self._seen.setdefault(process.pid, process)
-        except psutil.Error:
-            pass
         return list(self._seen.values())
 
     def discard(self) -> None:
@@ -85,10 +108,8 @@ class Child:
         self.process.kill()
         self.process.wait()
         for process in left:
-            try:
+            with suppress(psutil.Error):
                 process.kill()
-            except psutil.Error:
-                continue
         psutil.wait_procs(left, timeout=5)
         self._reader.join(1)
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -102,22 +123,25 @@ def run_notebook(
     time_limit: float = 0,
     show: Callable[[dict], None] | None = None,
     stop: threading.Event | None = None,
+    grace: float = GRACE,
 ) -> Outcome:
     """Execute a step's notebook and say how it ended; it raises nothing for what happens in there.
 
-    After `time_limit` seconds (0: no limit), or once `stop` is set or on Ctrl-C, the kernel is interrupted, so that a training saves its
-    checkpoint, and ended if it does not end by itself. `show` gets what the notebook says of its progress. `child` may have been started ahead.
+    After `time_limit` seconds (0: no limit), or once `stop` is set, which Ctrl-C does too, the kernel is interrupted, so that a training
+    saves its checkpoint, and ended if it does not end by itself within `grace` seconds, or at a second Ctrl-C. `show` gets what the
+    notebook says of its progress. `child` may have been started ahead.
     """
     began, child = time.monotonic(), child or Child()
-    watch = _Watched(child, output, time_limit, stop)
-    try:
-        child.send(step=step, output=str(output), parameters=dict(parameters))
-        while not watch.over():
-            if show and child.progress.exists():
-                show(json.loads(child.progress.read_text()))
-        found = json.loads(child.result.read_text()) if child.result.exists() else {}
-    finally:
-        child.discard()
+    watch = _Watched(child, output, time_limit, stop or threading.Event(), grace)
+    with watch.interruptions():
+        try:
+            child.send(step=step, output=str(output), parameters=dict(parameters))
+            while not watch.over():
+                if show and child.progress.exists():
+                    show(json.loads(child.progress.read_text()))
+            found = json.loads(child.result.read_text()) if child.result.exists() else {}
+        finally:
+            child.discard()
     if watch.ended:
         status, why = watch.ended, f"{step}: {watch.why}"
     elif found:
@@ -133,47 +157,58 @@ def run_notebook(
 class _Watched:
     """A child process with its descendants: memory, time and interruption are looked at every now and then."""
 
-    def __init__(self, child: Child, output: Path, time_limit: float, stop: threading.Event | None):
-        self.child, self.output, self.limit, self.stop = child, output, time_limit, stop
+    def __init__(self, child: Child, output: Path, time_limit: float, stop: threading.Event, grace: float):
+        self.child, self.output, self.limit, self.stop, self.grace = child, output, time_limit, stop, grace
         self.peak, self.ended, self.why = 0, "", ""
         self._began = time.monotonic()
         self._deadline = None  # when an interrupted kernel is ended
+        self._at_once = False  # a second Ctrl-C
+
+    @contextmanager
+    def interruptions(self) -> Iterator[None]:
+        """Ctrl-C is noted, wherever in here it comes, and the kernel gets it at the next look."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGINT, self._note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _note(self, *_: object) -> None:
+        self._at_once = self.stop.is_set()
+        self.stop.set()
 
     def over(self) -> bool:
         """Wait a moment; whether the child has ended."""
         try:
-            try:
-                self.child.process.wait(POLL)
-                return True
-            except subprocess.TimeoutExpired:
-                pass
-            self._measure()
-            if self.limit and time.monotonic() - self._began > self.limit:
-                self._interrupt("timed out", f"its time limit of {self.limit / 60:g} minutes is over.")
-            if self.stop and self.stop.is_set():
-                self._interrupt("interrupted", "it was interrupted.")
-        except KeyboardInterrupt:
-            if self._deadline:  # a second Ctrl-C
-                self._deadline = 0.0
-            self._interrupt("interrupted", "it was interrupted.")
-        return self._deadline is not None and time.monotonic() > self._deadline
+            self.child.process.wait(POLL)
+            return True
+        except subprocess.TimeoutExpired:
+            pass
+        self._measure()
+        if self.limit and time.monotonic() - self._began > self.limit:
+            self._interrupt("timed out", f"its time limit of {self.limit / 60:g} minutes is over.")
+        if self.stop.is_set():
+            self._interrupt("interrupted", interruption())
+        return self._deadline is not None and (self._at_once or time.monotonic() > self._deadline)
 
     def _measure(self) -> None:
         used = 0
         for process in self.child.family():
-            try:
+            with suppress(psutil.Error):
                 used += process.memory_info().rss
-            except psutil.Error:
-                continue
         self.peak = max(self.peak, round(used / 1e6))
 
     def _interrupt(self, status: str, why: str) -> None:
         if self._deadline is not None:
             return
-        self.ended, self.why, self._deadline = status, why, time.monotonic() + GRACE
+        self.ended, self.why, self._deadline = status, why, time.monotonic() + self.grace
         kernels = [p for p in self.child.family() if p.is_running() and "ipykernel_launcher" in " ".join(_command(p))]
         for kernel in kernels:
-            kernel.send_signal(signal.SIGINT)
+            with suppress(psutil.Error):
+                kernel.send_signal(signal.SIGINT)
         if not kernels or not self._has_begun():  # a kernel with nothing to do does not notice an interruption
             self._deadline = 0.0
 
@@ -195,7 +230,8 @@ def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(POLL)
     for process in psutil.Process().children(recursive=True):
-        process.kill()
+        with suppress(psutil.Error):  # one that has just ended
+            process.kill()
     shutil.rmtree(_own_folder(), ignore_errors=True)
     os._exit(1)
 

@@ -8,8 +8,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
 
+from helpers.batch import remember
 from helpers.errors import RunError
 from helpers.notebooks import path_of
 from helpers.plan import plan
@@ -18,12 +19,13 @@ from helpers.run import Run
 STEP = "train"
 
 
-def train(profile: str, run_dir: str | None, settings: Sequence[str], nproc: int) -> None:
+def train(run_dir: str, profile: str, settings: Mapping[str, object], nproc: int) -> None:
     """Do step `train` of a run in `nproc` processes. Raises UserError where it cannot be done."""
-    parameters = plan(profile, settings)[STEP]
-    folder = Run(run_dir or f"runs/{profile}")
+    parameters, folder = plan(profile, settings), Run(run_dir)
+    if os.environ.get("RANK", "0") == "0":
+        remember(folder, profile, settings, parameters, "only its step train was asked for.")
     if "RANK" in os.environ or nproc == 1:
-        _execute({"run_dir": folder.shown, **parameters})
+        _execute({"run_dir": folder.shown, **parameters[STEP]})
         return
     command = [
         sys.executable,
@@ -36,7 +38,7 @@ def train(profile: str, run_dir: str | None, settings: Sequence[str], nproc: int
         "helpers",
         STEP,
     ]
-    command += ["--profile", profile, "--run-dir", folder.shown, *(word for s in settings for word in ("-p", s))]
+    command += ["--run-dir", folder.shown]  # which remembers the rest
     cores = os.cpu_count() or nproc
     environment = {"OMP_NUM_THREADS": str(max(1, cores // nproc)), **os.environ}
     try:

@@ -9,13 +9,14 @@ import errno
 import json
 import os
 import re
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from helpers.errors import UserError
-from helpers.parameters import STEPS, folder_of
+from helpers.errors import RunError, UserError
+from helpers.parameters import RULES, STEPS, folder_of
 from helpers.redaction import redacted
 from helpers.sources import PROJECT
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from jupyter_client import AsyncKernelManager
     from nbformat import NotebookNode
 
+FOLDER = PROJECT / "notebooks"
 QUIET = {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 MACHINE = re.compile(
@@ -33,7 +35,46 @@ MACHINE = re.compile(
 
 def path_of(step: str) -> Path:
     """The notebook of a step."""
-    return PROJECT / "notebooks" / f"{folder_of(step)}.ipynb"
+    need_notebooks()
+    return FOLDER / f"{folder_of(step)}.ipynb"
+
+
+def need_notebooks() -> None:
+    """RunError where this package was installed by itself, without the project that it belongs to."""
+    if not FOLDER.is_dir():
+        raise RunError(
+            "The notebooks are not beside the package helpers: a run needs the project's own folder, "
+            "installed from there with `pip install -e .`; the package alone serves as a library."
+        )
+
+
+def edited() -> list[str]:
+    """The notebooks whose parameters are not those of the table, or whose code is not that of the last commit, where git has one."""
+    found = []
+    for step in STEPS:
+        path = path_of(step)
+        code = _code(path.read_text(encoding="utf-8"))
+        try:
+            told = ["git", "-C", str(FOLDER), "show", f"HEAD:./{path.name}"]
+            committed = subprocess.run(told, capture_output=True, text=True, encoding="utf-8", check=True).stdout
+            changed = _code(committed) != code
+        except (OSError, subprocess.CalledProcessError):
+            changed = False
+        if changed or not _as_in_the_table(step):
+            found.append(path.name)
+    return found
+
+
+def _code(notebook: str) -> list[str]:
+    return ["".join(cell["source"]) for cell in json.loads(notebook)["cells"] if cell["cell_type"] == "code"]
+
+
+def _as_in_the_table(step: str) -> bool:
+    try:
+        found = defaults(path_of(step))
+    except (UserError, SyntaxError, ValueError):
+        return False
+    return {name: found.get(name) for name in RULES[step]} == {n: rule.default for n, rule in RULES[step].items()}
 
 
 def defaults(path: Path) -> dict[str, object]:
@@ -231,7 +272,7 @@ def main() -> None:
                     for o in c.get("outputs", [])
                     if "image/png" in o.get("data", {})
                 ]
-                (PROJECT / "notebooks" / "losses.png").write_bytes(base64.b64decode(images[-1]))
+                (FOLDER / "losses.png").write_bytes(base64.b64decode(images[-1]))
             found = problems(path_of(step))
             failed |= bool(found)
             print(f"{path_of(step).name}: {'; '.join(found) or 'executed, clean'}")

@@ -12,14 +12,19 @@ from helpers.redaction import is_secret_name, redacted
 
 @dataclass(frozen=True)
 class Rule:
-    """The type of a parameter, and the values that it may take: bounds (inclusive unless `open`) or choices."""
+    """The default of a parameter, which has its type, and the values that it may take: bounds (inclusive unless `open`) or choices."""
 
-    kind: type
+    default: bool | int | float | str
     low: float = -math.inf
     high: float = math.inf
     open: bool = False
     choices: tuple[str, ...] = ()
     empty: bool = False  # whether a text may be empty, which then stands for none
+
+    @property
+    def kind(self) -> type:
+        """`int`, `float`, `str` or `bool`."""
+        return type(self.default)
 
     def needed(self) -> str:
         """What would do, in words."""
@@ -54,64 +59,64 @@ class Rule:
         return value
 
 
-def _text(*choices: str) -> Rule:
-    return Rule(str, choices=choices)
+def _one_of(*choices: str) -> Rule:
+    return Rule(choices[0], choices=choices)
 
 
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt")
-OPTIONAL = Rule(str, empty=True)
+OPTIONAL = Rule("", empty=True)
 RULES: dict[str, dict[str, Rule]] = {
     "load": {
-        "dataset": _text(),
+        "dataset": Rule("embedded"),
         "configuration": OPTIONAL,
-        "split": _text(),
-        "test_size": Rule(float, 0, 1, open=True),
-        "group_near_duplicates": Rule(bool),
-        "text_column": _text(),
-        "seed": Rule(int, 0, 2**32 - 1),
+        "split": Rule("train"),
+        "test_size": Rule(0.2, 0, 1, open=True),
+        "group_near_duplicates": Rule(True),
+        "text_column": Rule("answers.text"),
+        "seed": Rule(42, 0, 2**32 - 1),
     },
-    "preprocess": {"model": _text(), "context": Rule(int, 0), "num_proc": Rule(int, 1, 1024)},
+    "preprocess": {"model": Rule("embedded"), "context": Rule(0, 0), "num_proc": Rule(2, 1, 1024)},
     "chunk": {
-        "block_size": Rule(int, 2),
-        "strategy": _text("concat", "pack", "document"),
-        "remainder": _text("keep", "pad", "drop"),
-        "overlap": Rule(int, 0),
-        "seed": Rule(int, 0, 2**32 - 1),
+        "block_size": Rule(128, 2),
+        "strategy": _one_of("concat", "pack", "document"),
+        "remainder": _one_of("keep", "pad", "drop"),
+        "overlap": Rule(0, 0),
+        "seed": Rule(0, 0, 2**32 - 1),
     },
     "train": {
-        "model": _text(),
-        "learning_rate": Rule(float, 0, open=True),
-        "weight_decay": Rule(float, 0),
-        "num_train_epochs": Rule(float, 0, open=True),
-        "per_device_train_batch_size": Rule(int, 1),
-        "gradient_accumulation_steps": Rule(int, 1),
-        "lr_scheduler_type": _text(*SCHEDULES),
-        "warmup_ratio": Rule(float, 0, 1),
-        "early_stopping_patience": Rule(int, 0),
-        "lora_rank": Rule(int, 0),
-        "merge_lora": Rule(bool),
-        "gradient_checkpointing": Rule(bool),
-        "torch_compile": Rule(bool),
-        "fsdp": Rule(bool),
-        "report_to": _text("none", "tensorboard", "trackio"),
-        "sample_prompt": _text(),
-        "compute_dtype": _text("auto", "float32", "bfloat16"),
-        "seed": Rule(int, 0, 2**32 - 1),
+        "model": Rule("embedded"),
+        "learning_rate": Rule(5e-4, 0, open=True),
+        "weight_decay": Rule(0.01, 0),
+        "num_train_epochs": Rule(2.0, 0, open=True),
+        "per_device_train_batch_size": Rule(8, 1),
+        "gradient_accumulation_steps": Rule(1, 1),
+        "lr_scheduler_type": _one_of(*SCHEDULES),
+        "warmup_ratio": Rule(0.0, 0, 1),
+        "early_stopping_patience": Rule(0, 0),
+        "lora_rank": Rule(0, 0),
+        "merge_lora": Rule(True),
+        "gradient_checkpointing": Rule(False),
+        "torch_compile": Rule(False),
+        "fsdp": Rule(False),
+        "report_to": _one_of("none", "tensorboard", "trackio"),
+        "sample_prompt": Rule("The sky is blue because"),
+        "compute_dtype": _one_of("auto", "float32", "bfloat16"),
+        "seed": Rule(42, 0, 2**32 - 1),
     },
     "evaluate": {
-        "compute_dtype": _text("auto", "float32", "bfloat16"),
-        "stride": Rule(int, 1),
-        "push_to_hub": Rule(bool),
+        "compute_dtype": _one_of("auto", "float32", "bfloat16"),
+        "stride": Rule(128, 1),
+        "push_to_hub": Rule(False),
         "hub_model_id": OPTIONAL,
-        "hub_private_repo": Rule(bool),
+        "hub_private_repo": Rule(True),
     },
     "infer": {
-        "prompt": _text(),
-        "max_new_tokens": Rule(int, 1),
-        "top_k": Rule(int, 0),
-        "top_p": Rule(float, 0, 1),
-        "temperature": Rule(float, 0, open=True),
-        "seed": Rule(int, 0, 2**32 - 1),
+        "prompt": Rule("Somatic hypermutation allows the immune system to"),
+        "max_new_tokens": Rule(100, 1),
+        "top_k": Rule(50, 0),
+        "top_p": Rule(0.95, 0, 1),
+        "temperature": Rule(1.0, 0, open=True),
+        "seed": Rule(0, 0, 2**32 - 1),
     },
 }
 STEPS = tuple(RULES)

@@ -19,8 +19,9 @@ from helpers.batch import Specification, do, fetch, prefetch_command
 from helpers.comparison import show
 from helpers.console import View
 from helpers.errors import ParameterError, UserError, nearest
+from helpers.execution import GRACE
 from helpers.parameters import STEPS
-from helpers.plan import plan
+from helpers.plan import plan, spelled_out
 from helpers.run import NEEDS, Run
 from helpers.sources import resolve
 
@@ -36,21 +37,21 @@ class Sweep:
     fixed: Mapping[str, object]
     runs: tuple[tuple[str, Mapping[str, object]], ...]
 
-    def specifications(self, folder: Path, jobs: int, time_limit: float) -> list[Specification]:
+    def specifications(self, folder: Path, jobs: int, time_limit: float, grace: float = GRACE) -> list[Specification]:
         """What each run needs; UserError for the first that cannot be."""
         threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else 0
         found, names = [], {}
         for name, settings in self.runs:
-            parameters = plan(self.profile, {**self.fixed, **settings})
+            settings = spelled_out(self.fixed) | spelled_out(settings)
+            parameters = plan(self.profile, settings)
             other = names.setdefault(json.dumps(parameters), name)
             if other != name:
                 raise UserError(
                     f"Runs {other} and {name} of the sweep are the same ({settings}): leave one of them out."
                 )
             command, shared = prefetch_command(self.profile), str(folder / "shared")
-            found.append(
-                Specification(str(folder / name), parameters, command, None, False, time_limit, threads, shared)
-            )
+            how = (command, None, False, time_limit, threads, shared, self.profile, settings, grace)
+            found.append(Specification(str(folder / name), parameters, *how))
         return found
 
 
@@ -196,6 +197,7 @@ def main(
     index: int | None,
     time_limit: float,
     console: Console,
+    grace: float = GRACE,
 ) -> int:
     """Do a sweep, or the one run with number `index`, and compare what came out; how many runs did not end well."""
     asked = read_sweep(file)
@@ -208,7 +210,7 @@ def main(
                 "index", index, f"the sweep has {len(asked.runs)} runs, choose 0 to {len(asked.runs) - 1}"
             )
         asked = replace(asked, runs=asked.runs[index : index + 1])
-    specifications = asked.specifications(folder, jobs, time_limit)
+    specifications = asked.specifications(folder, jobs, time_limit, grace)
     console.print(_plan_table(asked))
     steps, seconds = work(specifications, resolve(f"runs/{asked.profile}"))
     guess = (

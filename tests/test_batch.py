@@ -22,13 +22,18 @@ from helpers.batch import Specification, held, read_record
 from helpers.errors import RunError, UserError
 from helpers.execution import Outcome
 from helpers.notebooks import defaults, path_of
-from helpers.parameters import RULES, STEPS
+from helpers.parameters import RULES, STEPS, folder_of
 from helpers.plan import PROFILES as FOLDER
-from helpers.plan import plan
+from helpers.plan import folder_for, going_on, plan
 from helpers.run import Run, begin
 from helpers.sources import PROJECT
 
 PROFILES = sorted(path.stem for path in FOLDER.glob("*.yaml") if not path.stem.startswith("sweep"))
+
+
+WORDS = list(
+    enumerate(["apple", "bridge", "candle", "desert", "engine", "forest", "garden", "hammer", "island", "jacket"] * 4)
+)
 
 
 def refusal(profile="tiny", *settings):
@@ -121,6 +126,14 @@ def test_refused_settings_say_what_would_do(setting, parts):
     assert all(part in message for part in parts), message
 
 
+def test_a_profile_can_be_given_by_its_path(profile, tmp_path, monkeypatch):
+    profile("infer:\n  seed: 7\n")
+    monkeypatch.setattr("helpers.plan.PROFILES", FOLDER)
+    assert plan(str(tmp_path / "mine.yaml"))["infer"]["seed"] == 7
+    assert folder_for(None, str(tmp_path / "mine.yaml")) == "runs/mine"
+    assert "'none.yaml': no such file" in refusal("none.yaml")
+
+
 def test_an_unknown_profile_gives_the_nearest():
     assert "'tinny'" in (message := refusal("tinny")) and "'tiny'" in message
     assert all(name in refusal("qqq") for name in PROFILES)
@@ -152,11 +165,13 @@ def runner(tmp_path, monkeypatch):
     monkeypatch.setattr("helpers.sources.PROJECT", tmp_path)
     monkeypatch.setattr(batch, "PATIENCE", 0.1)
 
-    def run(*settings, start=None, force=False, ends=None, folder="run", shared=""):
-        done = []
+    def run(*settings, start=None, force=False, ends=None, folder="run", shared="", profile=None, said=None):
+        done, (name, chosen) = [], (profile or "tiny", settings) if shared else going_on(folder, profile, settings)
 
         def run_notebook(step, output, parameters, *_):
             output.write_text("executed")
+            if said is not None and not done:
+                said.append(("begun", step, json.loads((tmp_path / folder / "run.json").read_text())))
             if ends and step == ends[0]:
                 return Outcome(ends[1], f"{step}: {ends[1]}.", 1.0, 5)
             doing = begin(step, **parameters)
@@ -168,8 +183,9 @@ def runner(tmp_path, monkeypatch):
         monkeypatch.setattr(batch, "run_notebook", run_notebook)
         monkeypatch.setattr(batch, "write_report", lambda folder: None)
         monkeypatch.setattr(batch, "Child", lambda *_: SimpleNamespace(discard=lambda: None))
-        what = Specification(folder, plan("tiny", settings), start=start, force=force, shared=shared)
-        record = batch.do(pickle.loads(pickle.dumps(what)))
+        how = {"start": start, "force": force, "shared": shared, "profile": name, "settings": chosen}
+        what = pickle.loads(pickle.dumps(Specification(folder, plan(name, chosen), **how)))
+        record = batch.do(what, lambda event, *more: said.append((event, *more)) if said is not None else None)
         assert read_record(tmp_path / folder) == json.loads(json.dumps(record))
         return done, record
 
@@ -186,6 +202,90 @@ def test_a_changed_parameter_redoes_its_step_and_what_was_made_from_it(runner):
     runner()
     assert runner("chunk.block_size=64")[0] == ["chunk", "train", "evaluate", "infer"]
     assert runner("block_size=64", "infer.seed=9")[0] == ["infer"]
+
+
+def test_a_folder_goes_on_with_its_own_profile_and_settings(runner, profile, tmp_path):
+    profile("infer:\n  seed: 7\n")
+    assert runner("block_size=64", "load.dataset=embedded", profile="mine")[0] == list(STEPS)
+    done, record = runner()
+    assert done == [] and record["profile"] == "mine"
+    assert record["settings"] == {"load.dataset": "embedded", "chunk.block_size": 64}
+    assert runner("infer.seed=9")[0] == ["infer"] and runner()[0] == []
+    assert runner("block_size=32", start="infer")[1]["settings"]["chunk.block_size"] == 32
+    (tmp_path / "tiny.yaml").write_text("{}")
+    assert runner(profile="mine")[1]["settings"]["infer.seed"] == 9
+    assert runner(profile="tiny")[1]["settings"] == {}  # another profile, without the settings of the one before
+
+
+def test_what_is_remembered_stands_before_the_first_notebook(runner):
+    said = []
+    runner("infer.seed=5", said=said, ends=("load", "failed"))
+    (record,) = (more for event, _, more in said if event == "begun")
+    assert (record["status"], record["profile"], record["settings"]) == ("interrupted", "tiny", {"infer.seed": 5})
+    assert runner()[1]["parameters"]["infer"]["seed"] == 5
+
+
+@pytest.mark.parametrize("text", [None, "{", '{"format": 1, "status": "ok"}'])
+def test_a_folder_whose_steps_were_made_one_by_one_goes_on_with_their_parameters(tmp_path, monkeypatch, text):
+    monkeypatch.chdir(tmp_path)
+    begin("load", "run", **plan("tiny", ["load.seed=1"])["load"]).finish()
+    if text:
+        (tmp_path / "run" / "run.json").write_text(text)
+    assert going_on("run", None, {"infer.seed": 2}) == ("tiny", {"load.seed": 1, "infer.seed": 2})
+    assert going_on("run", "tiny", []) == ("tiny", {})
+
+
+def test_the_record_says_what_the_steps_say(runner, tmp_path):
+    """A step that was done by itself since, with other parameters."""
+    runner()
+    step = begin("chunk", "run", **plan("tiny", ["block_size=64"])["chunk"])
+    step.finish()
+    said = []
+    record = runner("train.seed=3", start="train", said=said)[1]
+    assert record["status"] == "ok" and record["parameters"]["chunk"]["block_size"] == 64
+    assert {s: Run("run").record(s)["parameters"] for s in STEPS} == record["parameters"]
+    lines = {step: more["line"] for event, step, more in said if event == "planned"}
+    assert lines["load"] == "stays as it is" and lines["chunk"] == "stays as it is, though block_size 64 → 128"
+    assert lines["train"] == "is to be done: --from train; seed 42 → 3"
+
+
+def planned(runner, *settings, **how):
+    said = []
+    runner(*settings, said=said, **how)
+    lines = [event for event, *_ in said if event == "planned"]
+    assert [event for event, *_ in said][: len(lines)] == lines  # before anything else
+    return {step: more["line"] for event, step, more in said if event == "planned"}
+
+
+def test_what_is_done_again_is_said_with_its_reason_before_anything_begins(runner, tmp_path, monkeypatch):
+    assert planned(runner) == {}  # all is new, or all is done
+    assert planned(runner) == {}
+    left = dict.fromkeys(("load", "preprocess"), "is left out")
+    after = {s: "is to be done: it is made from train" for s in ("evaluate", "infer")}
+    changed = {"chunk": "is to be done: block_size 128 → 64", "train": "is to be done: it is made from chunk"}
+    after["evaluate"] = "is to be done: it is made from chunk; it is made from train"
+    assert planned(runner, "chunk.block_size=64", ends=("train", "failed")) == left | changed | after
+    shutil.rmtree(tmp_path / "run" / "06_infer")
+    lines = planned(runner, "load.dataset=mine.jsonl", ends=("load", "failed"))
+    assert lines["load"] == "is to be done: dataset 'embedded' → 'mine.jsonl'"
+    assert lines["infer"] == "is to be done: it has not been done yet"
+
+
+def test_inputs_and_code_that_have_changed_are_reasons(runner, tmp_path, monkeypatch):
+    (tmp_path / "mine.txt").write_text("one")
+    runner("load.dataset=mine.txt")
+    (tmp_path / "mine.txt").write_text("other")
+    assert planned(runner)["load"] == "is to be done: its dataset has changed"
+    (tmp_path / "run" / "05_evaluate" / "content").write_text("edited")
+    assert "'evaluate' in run has been changed since it was written" in planned(runner)["evaluate"]
+    record = json.loads((path := tmp_path / "run" / "06_infer" / "step.json").read_text())
+    path.write_text(json.dumps(record | {"code": "of another day"}))
+    assert planned(runner)["infer"] == "is to be done: its code has changed"
+
+
+def test_a_run_folder_that_can_have_no_name(runner):
+    with pytest.raises(UserError, match="run_dir is 'a.x00b': it must be the name of a folder"):
+        runner(folder="a\0b")
 
 
 def test_force_redoes_everything(runner):
@@ -232,7 +332,7 @@ def test_runs_with_a_shared_folder_do_what_they_have_in_common_once(runner, tmp_
     )  # an edited sweep: what lies in the folder is other, what is shared is right
     shutil.rmtree(tmp_path / "shared")
     shutil.rmtree(tmp_path / "a")
-    assert runner(folder="b")[0] == ["train", "evaluate", "infer"]  # what is shared stays with each run
+    assert runner("infer.seed=4", folder="b")[0] == ["infer"]  # what is shared stays with each run
 
 
 def test_a_run_of_a_sweep_waits_for_another_sweep_that_does_it(runner, tmp_path):
@@ -336,6 +436,7 @@ def started(tmp_path, monkeypatch):
         (["-p", "load.test_size=1.5"], ["load.test_size is 1.5", "between 0 and 1"]),
         (["--from", "train"], ["--from is 'train'", "'preprocess' has not been done"]),
         (["--run-dir", "FOLDER/file/below"], ["/file/below'", "name another"]),
+        (["--run-dir", ""], ["run_dir is ''", "the name of a folder"]),
     ],
 )
 def test_a_mistake_ends_with_one_sentence_and_status_1(started, arguments, parts):
@@ -385,6 +486,36 @@ def test_every_public_name_leads_to_something():
     assert all(callable(getattr(helpers, name)) for name in helpers.__all__)
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = helpers.no_such_name
+
+
+@pytest.mark.full
+def test_the_command_that_a_refusal_names_goes_on_with_the_runs_own_settings(tmp_path):
+    lines = [json.dumps({"answers": {"text": [f"{word} is a word of its own, number {n}"]}}) for n, word in WORDS]
+    (tmp_path / "small.jsonl").write_text("\n".join(lines))
+    chosen = {"load.dataset": "small.jsonl", "chunk.block_size": 64, "train.num_train_epochs": 0.1}
+    chosen |= {"infer.max_new_tokens": 3}
+    settings = [word for key, value in chosen.items() for word in ("-p", f"{key}={value}")]
+    first = command("-m", "helpers", "run", "--run-dir", "runs/hint", *settings, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    edit = "from helpers.plan import plan; p = plan('tiny', ['load.seed=7', 'load.dataset=small.jsonl'])['load']; "
+    edit += "from helpers.notebooks import execute; from pathlib import Path; "
+    edit += "execute('load', Path('out.ipynb'), p | {'run_dir': 'runs/hint'})"
+    assert command("-c", edit, cwd=tmp_path).returncode == 0
+    refused = command("-m", "helpers", "train", "--run-dir", "runs/hint", cwd=tmp_path)
+    hint = re.search(r"`python (-m helpers run --run-dir runs/hint --from \w+)`", refused.stderr)[1]
+    assert refused.returncode == 1
+    done = command(*hint.split(), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "01_load stays as it is, though seed 7 → 42" in done.stdout
+    record = json.loads((tmp_path / "runs" / "hint" / "run.json").read_text())
+    assert record["settings"] == chosen and record["parameters"]["load"]["seed"] == 7
+    for step in STEPS:
+        made = json.loads((tmp_path / "runs" / "hint" / folder_of(step) / "step.json").read_text())["parameters"]
+        assert made == record["parameters"][step]
+        assert chosen.items() & {f"{step}.{n}": v for n, v in made.items()}.items() or step in (
+            "preprocess",
+            "evaluate",
+        )
 
 
 IN_LITTLE_ROOM = """

@@ -1,6 +1,8 @@
 """The notebooks as files: committed clean and executed; and the plugin that runs them as tests lets nothing through."""
 
 import copy
+import os
+import shutil
 import subprocess
 import sys
 
@@ -31,6 +33,80 @@ def test_the_committed_notebook_is_for_reading(step):
 
 
 PARAMETERS = new_code_cell("a: int = 1", execution_count=1, metadata={"tags": ["parameters"]})
+
+
+@pytest.fixture
+def copy_of_project(tmp_path):
+    """Another folder with the package, and notebooks that can be edited; `python(…)` calls it there."""
+    (tmp_path / "helpers").symlink_to(PROJECT / "helpers")
+    shutil.copytree(PROJECT / "notebooks", tmp_path / "notebooks")
+
+    def python(*arguments):
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path), "GIT_CEILING_DIRECTORIES": str(tmp_path.parent)}
+        command = [sys.executable, *arguments]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100)
+
+    return tmp_path / "notebooks", python
+
+
+def edit(path, old, new):
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+EDITED = "from helpers.notebooks import edited; print(edited())"
+
+
+def test_an_edited_default_changes_no_run_and_is_said(copy_of_project):
+    notebooks, python = copy_of_project
+    assert python("-c", EDITED).stdout == "[]\n"
+    edit(notebooks / "03_chunk.ipynb", "block_size: int = 128", "block_size: int = 64")
+    edit(notebooks / "06_infer.ipynb", "top_k: int = 50", "top_k: int = fifty")
+    assert python("-c", EDITED).stdout == "['03_chunk.ipynb', '06_infer.ipynb']\n"
+    shown = python("-c", "from helpers.plan import plan; print(plan('tiny')['chunk']['block_size'])")
+    assert shown.stdout == "128\n"
+    done = python("-m", "helpers", "run", "-p", "load.dataset=missing.jsonl")
+    assert "notebooks/03_chunk.ipynb is not as it was committed" in done.stdout and "missing.jsonl" in done.stderr
+
+
+def test_edited_code_is_said_where_git_knows_it_and_outputs_are_not(copy_of_project):
+    notebooks, python = copy_of_project
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], ["add", "."], [*identity, "commit", "-qm", "one"]):
+        subprocess.run(["git", *words], cwd=notebooks, check=True)
+    edit(notebooks / "04_train.ipynb", "blocks = load(", "blocks =  load(")
+    edit(notebooks / "05_evaluate.ipynb", '"execution_count": 1', '"execution_count": 7')
+    assert python("-c", EDITED).stdout == "['04_train.ipynb']\n"
+
+
+def test_the_package_without_its_notebooks_is_a_library(copy_of_project):
+    notebooks, python = copy_of_project
+    shutil.rmtree(notebooks)
+    for command in (["run"], ["train"], ["prefetch"]):
+        done = python("-m", "helpers", *command)
+        assert done.returncode == 1 and done.stderr.startswith("The notebooks are not beside the package helpers")
+        assert done.stderr.count("\n") == 1 and "pip install -e ." in done.stderr
+    assert python("-c", "from helpers import begin; begin('load', 'x')").returncode == 0
+
+
+@pytest.mark.full
+def test_it_can_be_installed_as_a_library(copy_of_project, tmp_path):
+    notebooks, python = copy_of_project
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(PROJECT / name, tmp_path)
+    shutil.rmtree(notebooks)
+    options = ["-q", "--no-deps", "--no-build-isolation", "--target", str(tmp_path / "site")]
+    done = python("-m", "pip", "install", *options, str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "helpers").unlink()
+    code = f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); import helpers; print(helpers.__file__)"
+    code += "; from helpers.data import load_examples; from helpers import load_model; load_model('embedded')"
+    used = python("-c", code + "; print(len(load_examples('embedded', 'train[:3]')))")
+    assert used.returncode == 0, used.stderr
+    assert used.stdout.split() == [str(tmp_path / "site" / "helpers" / "__init__.py"), "3"]
+
+
 FLAWS = {
     "tagged 'parameters'": [new_code_cell("1", execution_count=1)],
     "median": [PARAMETERS, *(new_code_cell("1\n" * 9, execution_count=n) for n in (2, 3))],

@@ -234,6 +234,7 @@ def test_the_parameter_cell_of_a_notebook_is_the_table_and_run_dir(step):
     assert set(given_) == {*RULES[step], "run_dir"}
     run_dir = given_.pop("run_dir")
     assert isinstance(run_dir, str) and run_dir == defaults(path_of("load"))["run_dir"]
+    assert given_ == {name: rule.default for name, rule in RULES[step].items()}
     checked = check_parameters(step, given_)
     assert checked == given_ and {n: type(v) for n, v in checked.items()} == {n: type(v) for n, v in given_.items()}
 
