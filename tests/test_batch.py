@@ -466,6 +466,33 @@ def test_a_failing_notebook_stays_in_the_run_folder_and_says_why(started):
     assert [p.name for p in started.parent.iterdir()] == ["run"]
 
 
+@pytest.mark.parametrize(
+    "line", ["{} -m helpers --help | true", "{} -m helpers compare run run | true", "{} -m helpers prefetch | true"]
+)
+def test_an_output_that_nobody_reads_ends_quietly(tmp_path, line):
+    result = command_line(["bash", "-c", line.format(sys.executable)], cwd=tmp_path)
+    assert "Exception" not in result.stderr and "Traceback" not in result.stderr and "Errno" not in result.stderr
+
+
+@pytest.mark.parametrize("redirection", [">&-", ">&- 2>&-"])
+def test_a_closed_output_changes_nothing(tmp_path, redirection):
+    line = f"{sys.executable} -m helpers run --run-dir run -p load.dataset=missing.jsonl {redirection}"
+    result = command_line(["bash", "-c", line], cwd=tmp_path)
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert "missing.jsonl" in result.stderr or "2>" in redirection
+    assert "missing.jsonl" in read_record(tmp_path / "run")["message"]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_an_output_without_our_characters_ends_no_run(tmp_path, monkeypatch, encoding):
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    code = "from helpers import __main__ as m; from helpers.console import View\n"
+    code += "def run():\n    View(m._console()).of()('done', 'load', {'seconds': 1.0})\n"
+    code += "m.app.command('show')(run); m.main()"
+    result = command("-c", code, "show", cwd=tmp_path)
+    assert result.returncode == 0 and "01_load" in result.stdout, result.stderr
+
+
 def test_a_file_that_is_missing_is_said_before_any_notebook_starts(tmp_path):
     result = command(
         "-m", "helpers", "run", "--run-dir", str(tmp_path / "run"), "-p", "load.dataset=missing.jsonl", cwd=tmp_path

@@ -43,10 +43,22 @@ def test_torch_is_pinned_the_same_everywhere():
     assert re.findall(r"torch==([\w.]+)", (PROJECT / "Makefile").read_text()) == [str(LOCK["torch"])]
 
 
+def differing(installed):
+    """What is pinned and is not there, or there in another version."""
+    return {name: (pin, installed.get(name)) for name, pin in LOCK.items() if installed.get(name) != pin}
+
+
 def test_what_is_installed_is_the_lock():
-    installed = {canonicalize_name(d.name): Version(d.version) for d in importlib.metadata.distributions()}
-    ours = {name for name in installed if name not in UNPINNED and not name.startswith(CUDA)}
-    assert {name: Version(installed[name].public) for name in ours} == LOCK
+    """Packages that somebody has added to it, with `pip install trackio` for one, are no matter."""
+    installed = {canonicalize_name(d.name): Version(d.version).public for d in importlib.metadata.distributions()}
+    assert differing({name: Version(version) for name, version in installed.items()}) == {}
+
+
+def test_a_package_more_is_no_difference_and_one_less_or_another_is():
+    assert differing(LOCK | {"trackio": Version("1")}) == {}
+    (name, pin), *others = LOCK.items()
+    assert differing(dict(others)) == {name: (pin, None)}
+    assert differing(LOCK | {name: Version("0.0.1")}) == {name: (pin, Version("0.0.1"))}
 
 
 def test_the_lock_holds_what_its_packages_need():

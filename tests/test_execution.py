@@ -1,7 +1,10 @@
 """One notebook in a process of its own: how it ends, whatever happens in there, and that nothing is left of it."""
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -9,7 +12,6 @@ import nbformat
 import psutil
 import pytest
 
-from helpers import execution
 from helpers.execution import Child, run_notebook
 from tests import PROJECT
 
@@ -72,10 +74,9 @@ except KeyboardInterrupt:
     assert (tmp_path / "saved").exists() and outcome.seconds < 30 and descendants() == set()
 
 
-def test_a_kernel_that_will_not_end_is_ended(notebook, monkeypatch):
-    monkeypatch.setattr(execution, "GRACE", 1.0)
+def test_a_kernel_that_will_not_end_is_ended(notebook):
     cell = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(60)"
-    outcome = notebook(cell, time_limit=4)
+    outcome = notebook(cell, time_limit=4, grace=1)
     assert outcome.status == "timed out" and outcome.seconds < 30 and descendants() == set()
 
 
@@ -84,6 +85,41 @@ def test_a_stop_from_outside_interrupts(notebook):
     threading.Timer(3, stop.set).start()
     outcome = notebook("import time; time.sleep(60)", stop=stop)
     assert outcome.status == "interrupted" and outcome.seconds < 30 and descendants() == set()
+
+
+@pytest.mark.parametrize("where", ["waiting", "showing"])
+def test_ctrl_c_lets_the_kernel_save_wherever_the_runner_is(notebook, tmp_path, where):
+    cell = f"""
+import time
+from helpers.progress import Progress
+bar = Progress(5, "things"); time.sleep(.3); bar.advance(1)
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    time.sleep(2)
+    open({str(tmp_path / "saved")!r}, "w").close()
+    raise
+"""
+    times = []
+
+    def show(state):
+        times.append(time.monotonic())
+        if len(times) == 3 and where == "showing":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    if where == "waiting":
+        threading.Timer(4, os.kill, (os.getpid(), signal.SIGINT)).start()
+    outcome = notebook(cell, show=show)
+    assert (outcome.status, outcome.message) == ("interrupted", "load: it was interrupted.")
+    assert (tmp_path / "saved").exists() and descendants() == set()
+
+
+def test_a_second_ctrl_c_ends_the_kernel_at_once(notebook):
+    for seconds in (4, 5):
+        threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)).start()
+    cell = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(60)"
+    outcome = notebook(cell)
+    assert outcome.status == "interrupted" and outcome.seconds < 20 and descendants() == set()
 
 
 @pytest.mark.parametrize("ahead", [0, 3])
@@ -125,20 +161,120 @@ def test_braces_in_a_path_are_no_parameters(notebook, tmp_path):
     assert notebook("1", output="{x}/{0}.ipynb").status == "ok" and (tmp_path / "{x}" / "{0}.ipynb").exists()
 
 
-def test_a_killed_runner_takes_its_kernel_with_it(tmp_path):
-    import subprocess
-    import sys
+RELUCTANT = """
+import psutil
+kill = psutil.Process.kill
+def kill_one_that_is_gone(self):
+    kill(self)
+    raise psutil.NoSuchProcess(self.pid)
+psutil.Process.kill = kill_one_that_is_gone
+"""
+RUN = "from helpers.batch import *; from helpers.plan import plan; do(Specification('run', plan('tiny')))"
 
-    program = "from helpers.batch import *; from helpers.plan import plan; do(Specification('run', plan('tiny')))"
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "TMPDIR": str(tmp_path)}
-    runner = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, env=environment)
+
+def running(folder, *command, **variables):
+    """Start a runner, and wait until it has a kernel; it and all that it has started."""
+    environment = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{PROJECT}", "TMPDIR": str(folder), **variables}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    runner = subprocess.Popen([sys.executable, *command], cwd=folder, env=environment, **pipes)
     family, until = [], time.monotonic() + 60
     while not any("ipykernel_launcher" in " ".join(p.cmdline()) for p in family if p.is_running()):
         family = psutil.Process(runner.pid).children(recursive=True)
         assert time.monotonic() < until
         time.sleep(0.1)
+    return runner, family
+
+
+@pytest.mark.parametrize("site", ["", RELUCTANT], ids=["", "a child that has just ended"])
+def test_a_killed_runner_takes_its_kernel_with_it(tmp_path, site):
+    (tmp_path / "sitecustomize.py").write_text(site)
+    runner, family = running(tmp_path, "-c", RUN)
     os.kill(runner.pid, signal.SIGKILL)
-    runner.wait()
+    runner.communicate()
     gone, alive = psutil.wait_procs(family, timeout=10)
     assert not alive and len(gone) >= 2
     assert not list(tmp_path.glob("clm-notebooks-*"))
+
+
+SLOW = """
+try:
+    import time
+    open("began", "w")
+    time.sleep(60)
+except KeyboardInterrupt:
+    time.sleep(2)
+    open("saved", "w")
+    raise
+"""
+
+
+@pytest.fixture
+def slow(tmp_path):
+    """A folder in which every step is a notebook that sleeps, and saves something when it is interrupted."""
+    metadata = {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}}
+    cells = [nbformat.v4.new_code_cell(SLOW)]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), tmp_path / "in.ipynb")
+    (tmp_path / "sitecustomize.py").write_text(RUNS.format(path=str(tmp_path / "in.ipynb")))
+    return tmp_path
+
+
+def until_it_is_there(path):
+    until = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129), pytest.param("SIGINT", 130, marks=pytest.mark.full)]
+)
+def test_a_signal_to_the_runner_lets_the_kernel_save(slow, name, code):
+    runner, family = running(slow, "-m", "helpers", "run", "--run-dir", "run")
+    until_it_is_there(slow / "began")
+    assert (slow / "run" / "01_load.running.ipynb").exists()
+    for _ in range(1 if name == "SIGINT" else 2):  # a terminal that closes sends it twice
+        runner.send_signal(getattr(signal, name))
+        time.sleep(0.5)
+    _, said = runner.communicate(timeout=30)
+    assert runner.returncode == code and (slow / "saved").exists(), said
+    assert said == "Interrupted; what was done stays, and the same command goes on from there.\n"
+    record = json.loads((slow / "run" / "run.json").read_text())
+    by = "" if name == "SIGINT" else f" by {name}"
+    assert (record["status"], record["message"]) == ("interrupted", f"load: it was interrupted{by}.")
+    assert [p.name for p in (slow / "run").glob("*.ipynb")] == ["01_load.failed.ipynb"]
+    assert not psutil.wait_procs(family, timeout=10)[1]
+
+
+@pytest.mark.full
+def test_a_terminal_that_closes_lets_the_kernel_save(slow):
+    """The runner's output goes nowhere then, and its record is written all the same."""
+    import pty
+
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(slow)
+        os.environ["PYTHONPATH"] = f"{slow}{os.pathsep}{PROJECT}"
+        os.execv(sys.executable, [sys.executable, "-m", "helpers", "run", "--run-dir", "run"])
+    until_it_is_there(slow / "began")
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 129
+    record = json.loads((slow / "run" / "run.json").read_text())
+    assert record["message"] == "load: it was interrupted by SIGHUP." and (slow / "saved").exists()
+
+
+@pytest.mark.full
+def test_nohup_stays_in_force(slow):
+    runner, _ = running(
+        slow,
+        "-c",
+        "import signal, helpers.__main__ as m; signal.signal(1, signal.SIG_IGN); m.main()",
+        "run",
+        "--run-dir",
+        "run",
+    )
+    until_it_is_there(slow / "began")
+    runner.send_signal(signal.SIGHUP)
+    time.sleep(1)
+    assert runner.poll() is None and not (slow / "saved").exists()
+    runner.terminate()
+    assert runner.communicate(timeout=30) and runner.returncode == 143
