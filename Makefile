@@ -75,6 +75,12 @@ lock:  ## resolve pyproject.toml anew and write requirements.lock
 	  { head -1 requirements.lock; .venv-lock/bin/pip freeze --exclude-editable --exclude setuptools | sed 's/+cpu//'; } > requirements.new && \
 	  mv requirements.new requirements.lock; rm -rf .venv-lock
 
-clean:  ## remove the environment, the runs and every cache
+# Models from packages; tokenized data, and copies of data files, which the library datasets keeps.
+HUGGING_FACE := $(or $(HF_HOME),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/huggingface)
+CACHES = $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/clm-notebooks $(or $(HF_DATASETS_CACHE),$(HUGGING_FACE)/datasets)
+
+clean:  ## remove the environment, the runs and every cache in this folder, and name those elsewhere
 	rm -rf .venv .venv-lock runs build *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
+	@echo "Kept, since other folders and projects may use it; delete it by hand to free room (sizes in MB):"
+	@du -sm $(CACHES) 2>/dev/null || true

@@ -16,7 +16,7 @@ from pathlib import Path
 from helpers.errors import RunError, UserError
 from helpers.execution import GRACE, Child, Outcome, interruption, run_notebook
 from helpers.parameters import STEPS, folder_of
-from helpers.plan import Settings, folder_for, outlook, plan, spelled_out
+from helpers.plan import Settings, outlook, plan, spelled_out
 from helpers.report import write_report
 from helpers.run import Run, identity, write_json
 from helpers.sources import EMBEDDED, needs_fetching, obtain, resolve
@@ -61,7 +61,7 @@ def do(what: Specification, tell: Tell = quiet, stop: threading.Event | None = N
     Its `status` is `ok`, `failed`, `timed out`, `kernel died` or `interrupted`, with a `message` that says why. One that is `ok` leaves `report.html`. Raises RunError only where the folder
     cannot be used, or another run holds it; one of a sweep waits for that, as the sweep may be done twice at once.
     """
-    folder, stop = Run(folder_for(what.run_dir, None)), stop or threading.Event()
+    folder, stop = Run(what.run_dir), stop or threading.Event()
     if what.start is not None:
         folder_of(what.start)
     with held(folder.folder, wait=bool(what.shared), stop=stop) as lock:

@@ -120,6 +120,9 @@ RULES: dict[str, dict[str, Rule]] = {
     },
 }
 STEPS = tuple(RULES)
+WRITTEN = (
+    "; if papermill was given it, delete the notebook that it wrote, which holds it"  # before any code of ours runs
+)
 
 
 def folder_of(step: str) -> str:
@@ -138,14 +141,15 @@ def check_parameters(step: str, parameters: Mapping[str, object]) -> dict[str, o
             refuse_secret(f"{step}.{name}")
             raise ParameterError(f"{step}.{name}", value, f"there is no such parameter, {nearest(name, rules)}")
         if isinstance(value, str) and redacted(value) != value:
-            raise UserError(f"{step}.{name} holds a token of the Hub: set the variable HF_TOKEN in its place.")
+            raise UserError(f"{step}.{name} holds a token of the Hub: set the variable HF_TOKEN in its place{WRITTEN}.")
     return {name: rules[name].check(name, value) for name, value in parameters.items()}
 
 
 def refuse_secret(name: str) -> None:
     """UserError, without its value, for a parameter that would hold a secret."""
     if is_secret_name(name):
-        raise UserError(f"{name} is refused: a run takes no secrets, set the variable HF_TOKEN or use `hf auth login`.")
+        instead = f"set the variable HF_TOKEN or use `hf auth login`{WRITTEN}"
+        raise UserError(f"{name} is refused: a run takes no secrets, {instead}.")
 
 
 def parse_value(text: str) -> object:

@@ -101,6 +101,14 @@ def test_every_target_has_a_description_and_is_phony():
     assert targets == set(re.search(r"^\.PHONY: (.+)$", makefile, re.M)[1].split())
 
 
+def test_make_clean_names_the_caches_elsewhere_and_keeps_them():
+    environment = {**os.environ, "XDG_CACHE_HOME": "/c", "HF_HOME": "", "HF_DATASETS_CACHE": ""}
+    command = ["make", "-n", "--no-print-directory", "clean"]
+    shown = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=True).stdout
+    named = [line for line in shown.splitlines() if "/c/" in line]
+    assert len(named) == 1 and named[0].startswith("du -sm /c/clm-notebooks /c/huggingface/datasets ")
+
+
 @pytest.mark.parametrize("status", [0, 3])
 def test_continuous_integration_is_make_test_in_the_project(tmp_path, status):
     make = tmp_path / "make"

@@ -169,7 +169,7 @@ def kill_one_that_is_gone(self):
     raise psutil.NoSuchProcess(self.pid)
 psutil.Process.kill = kill_one_that_is_gone
 """
-RUN = "from helpers.batch import *; from helpers.plan import plan; do(Specification('run', plan('tiny')))"
+RUN = "import sys; from helpers.batch import *; from helpers.plan import plan; do(Specification(sys.argv[1], plan('tiny')))"
 
 
 def running(folder, *command, **variables):
@@ -188,7 +188,7 @@ def running(folder, *command, **variables):
 @pytest.mark.parametrize("site", ["", RELUCTANT], ids=["", "a child that has just ended"])
 def test_a_killed_runner_takes_its_kernel_with_it(tmp_path, site):
     (tmp_path / "sitecustomize.py").write_text(site)
-    runner, family = running(tmp_path, "-c", RUN)
+    runner, family = running(tmp_path, "-c", RUN, str(tmp_path / "run"))
     os.kill(runner.pid, signal.SIGKILL)
     runner.communicate()
     gone, alive = psutil.wait_procs(family, timeout=10)
@@ -199,11 +199,11 @@ def test_a_killed_runner_takes_its_kernel_with_it(tmp_path, site):
 SLOW = """
 try:
     import time
-    open("began", "w")
+    open({began!r}, "w").close()
     time.sleep(60)
 except KeyboardInterrupt:
     time.sleep(2)
-    open("saved", "w")
+    open({saved!r}, "w").close()
     raise
 """
 
@@ -212,7 +212,8 @@ except KeyboardInterrupt:
 def slow(tmp_path):
     """A folder in which every step is a notebook that sleeps, and saves something when it is interrupted."""
     metadata = {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}}
-    cells = [nbformat.v4.new_code_cell(SLOW)]
+    files = {name: str(tmp_path / name) for name in ("began", "saved")}
+    cells = [nbformat.v4.new_code_cell(SLOW.format(**files))]
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), tmp_path / "in.ipynb")
     (tmp_path / "sitecustomize.py").write_text(RUNS.format(path=str(tmp_path / "in.ipynb")))
     return tmp_path
@@ -229,7 +230,7 @@ def until_it_is_there(path):
     ("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129), pytest.param("SIGINT", 130, marks=pytest.mark.full)]
 )
 def test_a_signal_to_the_runner_lets_the_kernel_save(slow, name, code):
-    runner, family = running(slow, "-m", "helpers", "run", "--run-dir", "run")
+    runner, family = running(slow, "-m", "helpers", "run", "--run-dir", str(slow / "run"))
     until_it_is_there(slow / "began")
     assert (slow / "run" / "01_load.running.ipynb").exists()
     for _ in range(1 if name == "SIGINT" else 2):  # a terminal that closes sends it twice
@@ -254,7 +255,7 @@ def test_a_terminal_that_closes_lets_the_kernel_save(slow):
     if pid == 0:
         os.chdir(slow)
         os.environ["PYTHONPATH"] = f"{slow}{os.pathsep}{PROJECT}"
-        os.execv(sys.executable, [sys.executable, "-m", "helpers", "run", "--run-dir", "run"])
+        os.execv(sys.executable, [sys.executable, "-m", "helpers", "run", "--run-dir", str(slow / "run")])
     until_it_is_there(slow / "began")
     os.close(terminal)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 129
@@ -264,14 +265,8 @@ def test_a_terminal_that_closes_lets_the_kernel_save(slow):
 
 @pytest.mark.full
 def test_nohup_stays_in_force(slow):
-    runner, _ = running(
-        slow,
-        "-c",
-        "import signal, helpers.__main__ as m; signal.signal(1, signal.SIG_IGN); m.main()",
-        "run",
-        "--run-dir",
-        "run",
-    )
+    code = "import signal, helpers.__main__ as m; signal.signal(1, signal.SIG_IGN); m.main()"
+    runner, _ = running(slow, "-c", code, "run", "--run-dir", str(slow / "run"))
     until_it_is_there(slow / "began")
     runner.send_signal(signal.SIGHUP)
     time.sleep(1)

@@ -383,6 +383,7 @@ def test_a_token_as_a_value_is_refused_and_not_shown():
     with pytest.raises(UserError) as caught:
         check_parameters("infer", {"prompt": f"my {SECRET}"})
     assert "infer.prompt" in str(caught.value) and SECRET not in str(caught.value)
+    assert "delete the notebook that it wrote" in str(caught.value)  # papermill writes what it is given before any cell
 
 
 def test_a_token_in_an_environment_dump_and_in_an_error_reaches_no_notebook(monkeypatch, tmp_path):
