@@ -37,7 +37,7 @@ def end_like_ctrl_c() -> None:
             signal.signal(getattr(signal, name), _end_like_ctrl_c)
 
 
-def _end_like_ctrl_c(number: int, _frame: object) -> None:
+def _end_like_ctrl_c(number: int, frame: object) -> None:
     if ENDED_BY:  # a terminal that closes, for one, sends several; only a second Ctrl-C is somebody's impatience
         return
     ENDED_BY.append(signal.Signals(number))
@@ -46,7 +46,10 @@ def _end_like_ctrl_c(number: int, _frame: object) -> None:
         for descriptor in (1, 2):
             if stat.S_ISCHR(os.fstat(descriptor).st_mode):
                 os.dup2(null, descriptor)
-    signal.raise_signal(signal.SIGINT)
+    handler = signal.getsignal(signal.SIGINT)
+    if not callable(handler):  # Ctrl-C is ignored, as in a script's background
+        raise KeyboardInterrupt
+    handler(number, frame)
 
 
 def interruption() -> str:
@@ -170,15 +173,18 @@ class _Watched:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = signal.signal(signal.SIGINT, self._note)
+        before = signal.getsignal(signal.SIGINT)
+
+        def note(number: int, _frame: object) -> None:
+            if number != signal.SIGINT or before is not signal.SIG_IGN:
+                self._at_once = self.stop.is_set()
+                self.stop.set()
+
+        signal.signal(signal.SIGINT, note)
         try:
             yield
         finally:
             signal.signal(signal.SIGINT, before)
-
-    def _note(self, *_: object) -> None:
-        self._at_once = self.stop.is_set()
-        self.stop.set()
 
     def over(self) -> bool:
         """Wait a moment; whether the child has ended."""

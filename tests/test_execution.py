@@ -93,6 +93,7 @@ def test_ctrl_c_lets_the_kernel_save_wherever_the_runner_is(notebook, tmp_path, 
 import time
 from helpers.progress import Progress
 bar = Progress(5, "things"); time.sleep(.3); bar.advance(1)
+open({str(tmp_path / "began")!r}, "w").close()
 try:
     time.sleep(60)
 except KeyboardInterrupt:
@@ -103,12 +104,16 @@ except KeyboardInterrupt:
     times = []
 
     def show(state):
-        times.append(time.monotonic())
-        if len(times) == 3 and where == "showing":
+        if (tmp_path / "began").exists() and where == "showing" and not times:
+            times.append(time.monotonic())
             os.kill(os.getpid(), signal.SIGINT)
 
+    def interrupt():
+        until_it_is_there(tmp_path / "began")
+        os.kill(os.getpid(), signal.SIGINT)
+
     if where == "waiting":
-        threading.Timer(4, os.kill, (os.getpid(), signal.SIGINT)).start()
+        threading.Thread(target=interrupt).start()
     outcome = notebook(cell, show=show)
     assert (outcome.status, outcome.message) == ("interrupted", "load: it was interrupted.")
     assert (tmp_path / "saved").exists() and descendants() == set()
@@ -230,9 +235,13 @@ def until_it_is_there(path):
     ("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129), pytest.param("SIGINT", 130, marks=pytest.mark.full)]
 )
 def test_a_signal_to_the_runner_lets_the_kernel_save(slow, name, code):
-    runner, family = running(slow, "-m", "helpers", "run", "--run-dir", str(slow / "run"))
+    ignored = "signal.signal(2, signal.SIG_IGN); " if name == "SIGTERM" else ""  # as in a script's background
+    start = f"import signal, helpers.__main__ as m; {ignored}m.main()"
+    runner, family = running(slow, "-c", start, "run", "--run-dir", str(slow / "run"))
     until_it_is_there(slow / "began")
     assert (slow / "run" / "01_load.running.ipynb").exists()
+    if ignored:
+        runner.send_signal(signal.SIGINT)
     for _ in range(1 if name == "SIGINT" else 2):  # a terminal that closes sends it twice
         runner.send_signal(getattr(signal, name))
         time.sleep(0.5)
