@@ -68,7 +68,9 @@ def left_out(examples: "Dataset", split: str) -> int:
     return sum(sizes[name].num_examples for name in names) - len(examples)
 
 
-def _reader(dataset: str, path: Path, copy: "hub.Copy | None", configuration: str) -> dict[str, object]:
+def _reader(
+    dataset: str, path: Path, copy: "hub.Copy | None", configuration: str
+) -> dict[str, object]:
     """What `load_dataset` is called with: a repository's folder, or files and their ending's reader."""
     if copy and not copy.files:
         return {"path": str(path)} | ({"name": configuration} if configuration else {})
@@ -79,10 +81,12 @@ def _reader(dataset: str, path: Path, copy: "hub.Copy | None", configuration: st
         files = [str(p) for p in inside if "/." not in f"/{p.relative_to(path).as_posix()}"]
     else:
         files = copy.files if copy else [str(p) for p in files_of(path)]
-    readers = [READERS.get(Path(f).name.lower().removesuffix(".gz").rpartition(".")[2]) for f in files]
+    endings = [Path(f).name.lower().removesuffix(".gz").rpartition(".")[2] for f in files]
+    readers = [READERS.get(ending) for ending in endings]
     if not files or None in readers:
         odd = Path(files[readers.index(None)]).name if files else dataset
-        raise DataError(f"dataset is {odd!r}: a file must end in .{', .'.join(READERS)}, or one of these and .gz.")
+        known = ", .".join(READERS)
+        raise DataError(f"dataset is {odd!r}: a file must end in .{known}, or one of these and .gz.")
     if any(reader != readers[0] for reader in readers):
         raise DataError(f"dataset is {dataset!r}: its files are of several kinds, name those of one.")
     return readers[0] | {"data_files": [glob.escape(file) for file in files]}
@@ -93,7 +97,7 @@ def _unreadable(dataset: str, reader: dict[str, object], path: Path, error: Exce
     full = getattr(error.__cause__, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
     if full or "enough disk space" in str(error):
         return DataError(
-            f"dataset is {dataset!r}: there is no room for it in the cache of the library datasets, "
+            f"dataset is {dataset!r}: there is no room for it in the cache of datasets, "
             "make room or set HF_DATASETS_CACHE to a folder on another disk."
         )
     if "data files found" in str(error) and any(path.glob("*.py")):
@@ -109,6 +113,7 @@ def _unreadable(dataset: str, reader: dict[str, object], path: Path, error: Exce
         )
     why = first_line(error.__cause__ or error)
     why += "; convert it to UTF-8" if re.search("utf-?8", why, re.IGNORECASE) else ""
+    why += "; its records must have the same fields" if why == "Couldn't cast" else ""
     return DataError(f"dataset is {dataset!r}: nothing in it could be read{how} ({why}).")
 
 
@@ -279,8 +284,8 @@ def split_fairly(
         raise ParameterError(
             "test_size",
             test_size,
-            f"{len(examples):,} examples in {len(names):,} groups of near-duplicates leave one side empty, "
-            "use more examples or another share",
+            f"{len(examples):,} examples in {len(names):,} groups of near-duplicates leave one side "
+            "empty, use more examples or another share",
         )
     return DatasetDict(train=examples.select(np.flatnonzero(~in_test)), test=examples.select(np.flatnonzero(in_test)))
 

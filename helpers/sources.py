@@ -111,7 +111,9 @@ def sources(parameters: Mapping[str, object]) -> dict[str, str]:
             found[kind] = packaged.MODELS[name].hash
         elif name and (folder := source_of(kind, name)):
             hashes = [fingerprint(file, record=None) for file in files_of(folder)]
-            found[kind] = hashes[0] if len(hashes) == 1 else hashlib.blake2b("".join(hashes).encode()).hexdigest()[:32]
+            found[kind] = hashes[0]
+            if len(hashes) > 1:
+                found[kind] = hashlib.blake2b("".join(hashes).encode()).hexdigest()[:32]
         elif name and (copy := hub.cached(kind, name)):
             found[kind], folder = f"{hub.place_of(kind, copy.name).repo}@{copy.commit}", copy.folder
         if kind == "model" and folder and (base := base_of(folder)):

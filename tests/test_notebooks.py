@@ -1,7 +1,9 @@
 """The notebooks as files: committed clean and executed; and the plugin that runs them as tests lets nothing through."""
 
 import copy
+import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -30,6 +32,34 @@ def test_the_committed_notebook_is_for_reading(step):
     assert cells[1].metadata.tags == ["parameters"]
     assert "## Summary" in prose and prose.split("## Exercises")[1].count("\n") == 4
     assert all(line.split("#")[1:] for line in cells[1].source.splitlines())
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_every_code_cell_is_one_for_run_all(step):
+    """JupyterLab runs cells that papermill leaves out because of their tag."""
+    cells = [c for c in nbformat.read(path_of(step), as_version=4).cells if c.cell_type == "code"]
+    tags = {tag for cell in cells for tag in cell.metadata.get("tags", [])}
+    assert not tags & {"skip-execution", "nbval-skip"}
+    assert not any("notebook_login" in cell.source for cell in cells)
+
+
+@pytest.mark.full
+def test_the_first_three_take_a_time_that_grows_no_faster_than_the_text(tmp_path):
+    """What is quadratic in the guide is shown on a sample; near-duplicates too are found in time."""
+    words, seconds = ["the", "water", "of", "a", "cold", "river", "runs", "to", "sea", "at", "last", "too"], []
+    for count in (2_000, 20_000):
+        draw = random.Random(0)
+        texts = (" ".join([*draw.choices(words, k=60), *words]) for _ in range(count))
+        data, run = tmp_path / f"{count}.jsonl", tmp_path / str(count)
+        data.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+        for step in ("load", "preprocess", "chunk"):
+            own = ["-p", "dataset", data, "-p", "text_column", "text"] if step == "load" else []
+            command = [sys.executable, "-m", "papermill", path_of(step), tmp_path / "out.ipynb", "-p", "run_dir", run]
+            subprocess.run([*command, *own], cwd=PROJECT, check=True, capture_output=True, timeout=600)
+        records = [json.loads(path.read_text()) for path in sorted(run.glob("*/step.json"))]
+        seconds.append(sum(record["seconds"] for record in records))
+    assert records[0]["metrics"]["examples_train"] > 15_000
+    assert seconds[1] < 5 * seconds[0]
 
 
 PARAMETERS = new_code_cell("a: int = 1", execution_count=1, metadata={"tags": ["parameters"]})
