@@ -185,9 +185,10 @@ def _runs(words: np.ndarray, lengths: np.ndarray, width: int) -> tuple[np.ndarra
     left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(words))  # to the end of its document
     value = np.zeros(len(words), np.uint64)
     for column in range(min(width, len(words))):
-        there = np.flatnonzero(left > column)
-        mixed = (value[there] ^ words[there + column]) * np.uint64(0x9E3779B97F4A7C15)
-        value[there] = mixed ^ (mixed >> np.uint64(29))
+        there = len(words) - column
+        mixed = (value[:there] ^ words[column:]) * np.uint64(0x9E3779B97F4A7C15)
+        mixed ^= mixed >> np.uint64(29)
+        np.copyto(value[:there], mixed, where=left[:there] > column)
     begins = np.flatnonzero((left >= width) | (left == lengths[document]))
     return begins, document[begins], value[begins]
 
