@@ -269,7 +269,7 @@ def prefetch(profile: str, settings: Settings) -> str:
 
 def fetch(parameters: Mapping[str, Mapping[str, object]], command: str) -> bool:
     """Fetch the data sets and models that are not on this machine, and check the models."""
-    from helpers.models import check_model
+    from helpers.modelfiles import check_model
 
     wanted = {(kind, str(step[kind])) for step in parameters.values() for kind in EMBEDDED if kind in step}
     for kind, name in sorted(wanted):

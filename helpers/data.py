@@ -68,9 +68,7 @@ def left_out(examples: "Dataset", split: str) -> int:
     return sum(sizes[name].num_examples for name in names) - len(examples)
 
 
-def _reader(
-    dataset: str, path: Path, copy: "hub.Copy | None", configuration: str
-) -> dict[str, object]:
+def _reader(dataset: str, path: Path, copy: "hub.Copy | None", configuration: str) -> dict[str, object]:
     """What `load_dataset` is called with: a repository's folder, or files and their ending's reader."""
     if copy and not copy.files:
         return {"path": str(path)} | ({"name": configuration} if configuration else {})

@@ -1,7 +1,7 @@
-"""Transformers' causal architectures, built small and tried one after another: `python -m tests.architectures TYPE ...`.
+"""Transformers' causal architectures, built small: `python -m tests.architectures TYPE …`.
 
-Prints a line of JSON for each: its type, and what came of it: `passed`, or the step at which it failed and why. The type
-`crashes` ends the process, for the test of those who call it; one that takes two minutes does so too.
+A line of JSON is printed for each: its type, and what came of it: `passed`, or the step at which it
+failed and why. The type `crashes` ends the process, for a test; one of two minutes does so too.
 """
 
 import faulthandler
@@ -32,27 +32,36 @@ from helpers import (
 from helpers.errors import ModelError
 
 SIZES = {  # names of sizes in configurations, by what a small model has there
-    64: "vocab_size max_position_embeddings n_positions max_seq_len seq_length context_length sliding_window "
-    "max_sequence_length attention_window_size original_max_position_embeddings vocab_size_per_layer_input chunk_size index_topk "
-    "attention_chunk_size max_window_layers intermediate_size ffn_dim decoder_ffn_dim encoder_ffn_dim n_inner ffn_hidden_size "
-    "ffn_dim_dense shared_expert_intermediate_size inner_size mlp_dim filter_size dff attention_hidden_size lru_width "
-    "shared_intermediate_size intermediate_size_mlp dense_intermediate_size feed_forward_size shared_transformer_intermediate_size",
-    32: "hidden_size d_model n_embd embed_dim dim emb_dim embedding_size word_embed_proj_dim moe_intermediate_size "
-    "hidden_dim n_embed expert_ffn_hidden_size moe_ffn_hidden_size d_embed attention_hidden_dim",
-    16: "head_dim d_kv d_head attention_head_size global_head_dim linear_key_head_dim linear_value_head_dim v_head_dim "
-    "kv_lora_rank q_lora_rank mamba_d_head mamba_head_dim dim_head key_value_proj_dim swa_head_dim qk_head_dim "
-    "index_head_dim hidden_size_per_layer_input lightning_head_dim kda_head_dim",
-    8: "qk_rope_head_dim qk_nope_head_dim state_size mamba_d_state ssm_state_size mamba_dt_rank rotary_dim "
-    "time_step_rank laurel_rank mamba_state_dim o_lora_rank",
-    4: "num_experts num_local_experts n_routed_experts moe_num_experts num_routed_experts mamba_n_heads mamba_num_heads num_heads_mamba "
-    "n_mamba_heads index_n_heads conv_kernel linear_conv_kernel_dim mamba_d_conv d_conv conv_L_cache chunk_length num_buckets",
-    2: "num_hidden_layers n_layer n_layers num_layers decoder_layers encoder_layers num_attention_heads n_head n_heads num_heads "
-    "decoder_attention_heads encoder_attention_heads num_key_value_heads n_kv_heads kv_n_heads num_experts_per_tok moe_topk moe_k "
-    "num_experts_per_token moe_top_k top_k_experts linear_num_key_heads linear_num_value_heads num_decoder_layers "
-    "num_attention_groups num_encoder_layers zero_expert_num swa_num_attention_heads swa_num_key_value_heads num_kv_heads",
-    1: "n_group topk_group mamba_n_groups n_groups n_shared_experts num_shared_experts first_k_dense_replace num_zero_experts "
-    "mamba_ngroups num_mem_blocks",
-    0.2: "initializer_range init_std initializer_std",
+    64: "attention_chunk_size attention_hidden_size attention_window_size chunk_size "
+    "context_length decoder_ffn_dim dense_intermediate_size dff encoder_ffn_dim "
+    "feed_forward_size ffn_dim ffn_dim_dense ffn_hidden_size filter_size index_topk "
+    "inner_size intermediate_size intermediate_size_mlp lru_width max_position_embeddings "
+    "max_seq_len max_sequence_length max_window_layers mlp_dim n_inner n_positions "
+    "original_max_position_embeddings seq_length shared_expert_intermediate_size "
+    "shared_intermediate_size shared_transformer_intermediate_size sliding_window "
+    "vocab_size vocab_size_per_layer_input",
+    32: "attention_hidden_dim d_embed d_model dim emb_dim embed_dim embedding_size "
+    "expert_ffn_hidden_size hidden_dim hidden_size moe_ffn_hidden_size "
+    "moe_intermediate_size n_embd n_embed word_embed_proj_dim",
+    16: "attention_head_size d_head d_kv dim_head global_head_dim head_dim "
+    "hidden_size_per_layer_input index_head_dim kda_head_dim key_value_proj_dim "
+    "kv_lora_rank lightning_head_dim linear_key_head_dim linear_value_head_dim mamba_d_head "
+    "mamba_head_dim q_lora_rank qk_head_dim swa_head_dim v_head_dim",
+    8: "laurel_rank mamba_d_state mamba_dt_rank mamba_state_dim o_lora_rank qk_nope_head_dim "
+    "qk_rope_head_dim rotary_dim ssm_state_size state_size time_step_rank",
+    4: "chunk_length conv_L_cache conv_kernel d_conv index_n_heads linear_conv_kernel_dim "
+    "mamba_d_conv mamba_n_heads mamba_num_heads moe_num_experts n_mamba_heads "
+    "n_routed_experts num_buckets num_experts num_heads_mamba num_local_experts "
+    "num_routed_experts",
+    2: "decoder_attention_heads decoder_layers encoder_attention_heads encoder_layers "
+    "kv_n_heads linear_num_key_heads linear_num_value_heads moe_k moe_top_k moe_topk n_head "
+    "n_heads n_kv_heads n_layer n_layers num_attention_groups num_attention_heads "
+    "num_decoder_layers num_encoder_layers num_experts_per_tok num_experts_per_token "
+    "num_heads num_hidden_layers num_key_value_heads num_kv_heads num_layers "
+    "swa_num_attention_heads swa_num_key_value_heads top_k_experts zero_expert_num",
+    1: "first_k_dense_replace mamba_n_groups mamba_ngroups n_group n_groups n_shared_experts "
+    "num_mem_blocks num_shared_experts num_zero_experts topk_group",
+    0.2: "init_std initializer_range initializer_std",
 }
 MORE = {  # what some need besides
     "bailing_hybrid": {"head_dim": 16},
@@ -74,7 +83,10 @@ LIMIT = 2e7  # parameters of a model that counts as small
 
 
 def small_sizes(base: PreTrainedConfig) -> dict[str, object]:
-    """What makes a configuration small, its parts included: two layers, of different types where there are some."""
+    """What makes a configuration small, its parts included.
+
+    There are two layers, of different types where a kind has several.
+    """
     given, there = {}, base.to_dict()
     aliases = {v: k for k, v in base.attribute_map.items()}
     for size, names in SIZES.items():
@@ -120,15 +132,19 @@ def own_nats(model: torch.nn.Module, document: list[int]) -> float:
 
 
 def leaks(model: torch.nn.Module, blocks: Dataset) -> float:
-    """How much another first document in a block changes what is predicted for the second, as a share of the largest logit."""
+    """How much another first document in a block changes the logits of the second.
+
+    It is the largest change, as a share of the largest logit.
+    """
     block = blocks[0]
     start = block["position_ids"].index(0, 1)
     ids = torch.tensor([block["input_ids"], [*[5] * start, *block["input_ids"][start:]]])
     takes = "position_ids" in inspect.signature(model.forward).parameters
     given = {"position_ids": torch.tensor([block["position_ids"]])} if takes else {}
     with torch.no_grad():
-        both = [model(input_ids=row[None], use_cache=False, **given).logits[0, start : start + 5] for row in ids]
-    return float((both[0] - both[1]).abs().max() / both[0].abs().max())
+        rows = [model(input_ids=row[None], use_cache=False, **given).logits[0] for row in ids]
+    one, other = (row[start : start + 5] for row in rows)
+    return float((one - other).abs().max() / one.abs().max())
 
 
 def train(model: torch.nn.Module, blocks: Dataset, folder: Path) -> None:

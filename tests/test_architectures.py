@@ -1,4 +1,4 @@
-"""Every causal architecture of transformers that can be built small: loading, scores, packing, training."""
+"""Every causal architecture of transformers that can be built small: does it work here?"""
 
 import json
 import subprocess
@@ -14,6 +14,7 @@ REFUSED = {  # by load_model
     "cpmant": "its predictions depend on the tokens after them",
     "emu3": "transformers loads no causal language model of type 'emu3_text_model'",
     "mllama": "transformers loads no causal language model of type 'mllama_text_model'",
+    "prophetnet": "its predictions depend on the tokens after them",
     "xlm": "its predictions depend on the tokens after them",
     "xlnet": "its predictions depend on the tokens after them",
 }
@@ -25,7 +26,7 @@ BUILT = 165  # at the least
 
 
 def attempts(kinds: list[str]) -> dict[str, tuple[str, str]]:
-    """What came of each, in another process; a crash, or one that takes too long, ends no more than its own attempt."""
+    """What came of each, in another process; a crash ends no more than its own attempt."""
     found = {}
     while kinds:
         command = [sys.executable, "-m", "tests.architectures", *kinds]
@@ -51,14 +52,18 @@ def test_a_crash_ends_one_attempt_only():
 
 @pytest.mark.full
 def test_every_causal_architecture(capsys):
-    """Each is saved and loaded; scores are those of its own forward; packing is refused where documents see each other; it trains."""
+    """Each is saved, loaded, scored as by its own forward, packed, and trained.
+
+    Packing must be refused where documents would see each other.
+    """
     found = attempts(list(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
     ends = Counter(step for step, _ in found.values())
+    packed = sum(why != "packing refused" for step, why in found.values() if step == "passed")
     with capsys.disabled():
-        print(f"\n{len(found)} architectures: {ends['passed']} pass", end=", ")
-        print(f"{sum(why == 'packing refused' for _, why in found.values())} of them without packing; the others:")
+        print(f"\n{len(found)} architectures: {ends['passed']} pass, {packed} with packing; others:")
         for kind, (step, why) in sorted(found.items(), key=lambda row: row[1]):
-            print(f"  {kind:28} {step:22} {why}") if step != "passed" else None
+            if step != "passed":
+                print(f"  {kind:28} {step:22} {why}")
     for kind, (step, why) in found.items():
         if kind in REFUSED:
             assert step == "refused" and why.startswith(REFUSED[kind]), (kind, step, why)

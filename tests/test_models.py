@@ -32,6 +32,7 @@ from transformers import (
     MambaForCausalLM,
     MptConfig,
     PreTrainedTokenizerFast,
+    RobertaConfig,
     RwkvConfig,
     T5Config,
     T5ForConditionalGeneration,
@@ -50,7 +51,7 @@ from helpers import (
     tokenize,
 )
 from helpers.errors import ModelError, ParameterError
-from helpers.models import check_model
+from helpers.modelfiles import check_model
 from helpers.sources import EMBEDDED, sources
 from tests import PROJECT
 
@@ -264,6 +265,7 @@ def test_context_length():
     assert context_length(BloomConfig(seq_length=56)) == 56
     assert context_length(MptConfig(max_seq_len=40)) == 40
     assert context_length(RwkvConfig(context_length=24)) == 24
+    assert context_length(RobertaConfig(max_position_embeddings=514, pad_token_id=1)) == 512
 
 
 @pytest.mark.parametrize("config", [BloomConfig(), MambaConfig(), XLNetConfig()])
@@ -334,7 +336,7 @@ def test_what_the_check_costs():
     """The runner calls it before the first step: no import of torch or transformers, and a moment of time."""
     code = """
 import sys, time
-from helpers.models import check_model
+from helpers.modelfiles import check_model
 began = time.process_time()
 check_model("embedded")
 print(time.process_time() - began, {"torch", "transformers"} & sys.modules.keys())
@@ -409,6 +411,7 @@ def test_a_folder_with_adapters_is_a_model(adapters, whole, small_model):
     assert torch.allclose(loaded(ids).logits, merged(ids).logits, atol=1e-6)
     assert not torch.allclose(loaded(ids).logits, small_model.float()(ids).logits, atol=1e-2)
     assert loaded.loss_type == "ForCausalLM" and not hasattr(loaded, "peft_config")
+    assert all(p.requires_grad for p in loaded.parameters())  # peft leaves them frozen
 
 
 def test_adapters_of_adapters(adapters, tmp_path):
