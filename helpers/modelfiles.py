@@ -63,7 +63,7 @@ def folders_of(name: str, command: str | None = None) -> list[Path]:
         adapter = _read(name, path, "adapters")
         for key, usable in (("peft_type", ["LORA"]), ("task_type", [None, "CAUSAL_LM"])):
             if (value := adapter.get(key)) not in usable:
-                why = f"its adapters have {key} {value}, and only LoRA of a causal model can be used"
+                why = f"its adapters have {key} {value}, only LoRA of a causal model can be used"
                 raise refusal(name, why)
         base = base_of(folders[-1])
         if not base:
@@ -93,7 +93,12 @@ def check_kind(name: str, config: dict, causal: bool = True) -> None:
         raise refusal(name, f"it is no causal language model but {made}")
 
 
-def check_ids(name: str, folder: Path, tokenizer: "Tokenizer", used: Iterable[int | None] = ()) -> None:
+def check_ids(
+    name: str,
+    folder: Path,
+    tokenizer: "Tokenizer",
+    used: Iterable[int | None] = (),
+) -> None:
     """ModelError where text can give a number that has no embedding.
 
     Special tokens do not count, unless they are `used`: Gemma 3 has one for images, beyond the

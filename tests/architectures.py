@@ -90,7 +90,8 @@ def small_sizes(base: PreTrainedConfig) -> dict[str, object]:
     given, there = {}, base.to_dict()
     aliases = {v: k for k, v in base.attribute_map.items()}
     for size, names in SIZES.items():
-        given |= {n: size for n in names.split() if there.get(n) is not None or aliases.get(n) in there}
+        has = [n for n in names.split() if there.get(n) is not None or aliases.get(n) in there]
+        given |= dict.fromkeys(has, size)
     if "qk_rope_head_dim" in there:
         given.pop("head_dim", None)
     layers = getattr(base, "num_hidden_layers", None)
@@ -190,7 +191,7 @@ def attempt(kind: str) -> tuple[str, str]:
             share, said = leaks(loaded, blocks), ""
             try:
                 check_separable(loaded, blocks)
-                assert share < 1e-2, f"documents see each other ({share:.1e}), and that is not refused"
+                assert share < 1e-2, f"documents see each other ({share:.1e}), which is not refused"
             except ModelError:
                 assert share > 1e-5, f"refused, but documents do not see each other ({share:.1e})"
                 said, blocks = "packing refused", chunk(split, 24, 0, "document")[0]

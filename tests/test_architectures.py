@@ -60,7 +60,7 @@ def test_every_causal_architecture(capsys):
     ends = Counter(step for step, _ in found.values())
     packed = sum(why != "packing refused" for step, why in found.values() if step == "passed")
     with capsys.disabled():
-        print(f"\n{len(found)} architectures: {ends['passed']} pass, {packed} with packing; others:")
+        print(f"\nOf {len(found)}, {ends['passed']} pass, {packed} with packing; the others:")
         for kind, (step, why) in sorted(found.items(), key=lambda row: row[1]):
             if step != "passed":
                 print(f"  {kind:28} {step:22} {why}")
