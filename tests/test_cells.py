@@ -46,8 +46,11 @@ class Kernel:
         """Send cells one after the other, each when the one before has ended."""
         said = []
         for cell in cells:
-            self.send(cell, **how)
-            said += self.replies()
+            reply = "aborted"  # by the error of the cell before, which the kernel may not have done with
+            while reply == "aborted":
+                self.send(cell, **how)
+                (reply,) = self.replies()
+            said.append(reply)
         return said
 
     def published(self):
