@@ -22,7 +22,7 @@ STEP = "train"
 def train(run_dir: str, profile: str, settings: Mapping[str, object], nproc: int) -> None:
     """Do step `train` of a run in `nproc` processes. Raises UserError where it cannot be done."""
     parameters, folder = plan(profile, settings), Run(run_dir)
-    if os.environ.get("RANK", "0") == "0":
+    if os.environ.get("RANK", "0") == "0" and folder.folder.is_dir():
         remember(folder, profile, settings, parameters, "only its step train was asked for.")
     if "RANK" in os.environ or nproc == 1:
         _execute({"run_dir": folder.shown, **parameters[STEP]})

@@ -83,11 +83,11 @@ class Run:
         The lock is held until its `release`, or until this process ends. Raises RunError where
         another process has it, or where the folder cannot be written.
         """
-        holder = self.folder / f".{folder_of(step)}.holder"
-        path = holder.with_suffix(".lock")
+        path = self.folder / ".locks" / f"{folder_of(step)}.lock"
+        holder = path.with_suffix(".holder")  # not the lock itself: Windows lets nobody read that
         lock = FileLock(path, timeout=PATIENCE, thread_local=False, is_singleton=True)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire()
             holder.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
             self._recover(step)

@@ -540,8 +540,8 @@ def test_the_command_that_a_refusal_names_goes_on_with_the_runs_own_settings(tmp
 
 IN_LITTLE_ROOM = """
 mount -t tmpfs -o size={size}m none {folder} && cd {folder} || exit 9
-{python} -m helpers run --run-dir run; echo "first $?"; ls -A run
-mount -o remount,size=1000m {folder} && {python} -m helpers run --run-dir run; echo "second $?"
+{python} -m helpers run --run-dir {folder}/run; echo "first $?"; ls -A run
+mount -o remount,size=1000m {folder} && {python} -m helpers run --run-dir {folder}/run; echo "second $?"
 """
 
 

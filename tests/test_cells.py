@@ -2,18 +2,22 @@
 
 import json
 
+import nbformat
 import pytest
 from jupyter_client import KernelManager
 
+from helpers.notebooks import path_of
 from helpers.run import Run
 from helpers.sources import PROJECT
 
+COMMITTED = nbformat.read(path_of("load"), as_version=4).cells
+IDS = [cell.id for cell in COMMITTED if cell.cell_type == "code"]
 CELLS = {  # a small notebook `load`, with ids of the committed one
-    "cell-01": "run_dir, seed = {folder!r}, {seed}",
-    "cell-03": "from helpers.run import begin\nstep = begin('load', run_dir, seed=seed)",
-    "cell-07": "assert seed != 2, 'a bad value'\ndata = f'made with {{seed}}'",
-    "cell-17": "data = data.upper()",
-    "cell-25": "(step.path / 'content').write_text(data)\nstep.finish()",
+    IDS[0]: "run_dir, seed = {folder!r}, {seed}",
+    IDS[1]: "from helpers.run import begin\nstep = begin('load', run_dir, seed=seed)",
+    IDS[3]: "assert seed != 2, 'a bad value'\ndata = f'made with {{seed}}'",
+    IDS[5]: "data = data.upper()",
+    IDS[-1]: "(step.path / 'content').write_text(data)\nstep.finish()",
 }
 
 

@@ -332,19 +332,11 @@ def test_the_prefix_is_the_begin_of_text_or_else_its_end(tokens, expected):
     assert prefix_token(tokenizer) == tokenizer.convert_tokens_to_ids(expected)
 
 
-def test_what_the_check_costs():
-    """The runner calls it before the first step: no import of torch or transformers, and a moment of time."""
-    code = """
-import sys, time
-from helpers.modelfiles import check_model
-began = time.process_time()
-check_model("embedded")
-print(time.process_time() - began, {"torch", "transformers"} & sys.modules.keys())
-"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
-    seconds, imported = done.stdout.split(maxsplit=1)
-    assert float(seconds) < 0.5
-    assert imported.strip() == "set()"
+def test_the_check_imports_neither_torch_nor_transformers():
+    """The runner calls it before the first step, where a second would be felt."""
+    code = "import sys; from helpers.modelfiles import check_model; check_model('embedded'); "
+    code += "sys.exit(bool({'torch', 'transformers'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT).returncode == 0
 
 
 @pytest.mark.parametrize("load", [load_tokenizer, check_model])

@@ -37,7 +37,7 @@ def test_every_step_leaves_its_artifact_record_and_notebook(whole):
     folder, _ = whole
     for step in STEPS:
         assert {"step.json", f"{folder_of(step)}.ipynb"} < {p.name for p in (folder / folder_of(step)).iterdir()}
-    assert not list(folder.glob("*.failed.ipynb")) and [p.name for p in folder.glob(".*")] == [".lock"]
+    assert not list(folder.glob("*.failed.ipynb")) and sorted(p.name for p in folder.glob(".*")) == [".lock", ".locks"]
 
 
 def test_the_metrics_are_there_and_fine_tuning_helps(whole):
