@@ -10,7 +10,7 @@ import os
 # beside each other starve one another, kernels and sweeps among them. Read when torch is loaded, by GNU's OpenMP (Linux;
 # in turns of a loop), or by LLVM's and Intel's (macOS and Windows; in milliseconds).
 if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "2500")
     os.environ.setdefault("KMP_BLOCKTIME", "1")
 
 _HOME = {
