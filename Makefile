@@ -64,7 +64,7 @@ lab: env  ## open JupyterLab in notebooks/
 	@$(BIN)/jupyter lab --notebook-dir=. notebooks/01_load.ipynb
 
 notebooks: env  ## execute the notebooks from their defaults, clean and check them, write them in place
-	@$(BIN)/python -m helpers.notebooks
+	@$(BIN)/python -m helpers.runs.notebook
 
 check: env  ## style of code and notebooks
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -52,7 +52,7 @@ def _going_on(
     run_dir: str | None, profile: str | None, setting: list[str]
 ) -> tuple[str, str, dict[str, object], list[str]]:
     """The run folder that is meant, its profile and settings, and a sentence about those that it remembers."""
-    from helpers.plan import DEFAULT, folder_for, going_on, spelled_out
+    from helpers.runs.profiles import DEFAULT, folder_for, going_on, spelled_out
 
     folder = folder_for(run_dir, profile)
     name, settings = going_on(folder, profile, setting)
@@ -72,11 +72,11 @@ def run(
     grace: Grace = 60,
 ) -> None:
     """Run the six notebooks; a step that is done already, with the same parameters, inputs and code, is left out."""
-    from helpers import batch
-    from helpers.console import View, summary
-    from helpers.notebooks import edited
-    from helpers.plan import plan
-    from helpers.run import Run
+    from helpers.runs import run as batch
+    from helpers.runs.folder import Run
+    from helpers.runs.notebook import edited
+    from helpers.runs.profiles import plan
+    from helpers.runs.terminal import View, summary
 
     folder, profile, settings, said = _going_on(run_dir, profile, setting or [])
     parameters, command = plan(profile, settings), batch.prefetch_command(profile, settings)
@@ -112,7 +112,7 @@ def sweep(
     grace: Grace = 60,
 ) -> None:
     """Run many variants; run again, it goes on where it stopped. A run that fails does not stop the others."""
-    from helpers import sweep as sweeps
+    from helpers.runs import sweep as sweeps
 
     if sweeps.main(file, sweep_dir, jobs, dry_run, scheduler, index, time_limit * 60, _console(), grace):
         sys.exit(1)
@@ -125,7 +125,7 @@ def compare(
     html: Annotated[Path | None, typer.Option(help="Write the table with its figures there too.")] = None,
 ) -> None:
     """Compare runs: what differs, and their perplexities, best first."""
-    from helpers import comparison
+    from helpers.runs import comparison
 
     comparison.main(runs, csv, html, _console())
 
@@ -133,9 +133,9 @@ def compare(
 @app.command()
 def report(run_dir: Annotated[Path, typer.Argument(help="The folder of a complete run.")]) -> None:
     """Write report.html of a run anew."""
-    from helpers.batch import read_record
-    from helpers.report import write_report
-    from helpers.run import Run
+    from helpers.runs.folder import Run
+    from helpers.runs.report import write_report
+    from helpers.runs.run import read_record
 
     read_record(run_dir, complete=True)
     print(os.path.relpath(write_report(Run(run_dir))))
@@ -144,7 +144,7 @@ def report(run_dir: Annotated[Path, typer.Argument(help="The folder of a complet
 @app.command()
 def prefetch(profile: Profile = "tiny", setting: Settings = None) -> None:
     """Fetch the data set and the model that a run needs, once; after it, the run works without a network."""
-    from helpers import batch
+    from helpers.runs import run as batch
 
     print(batch.prefetch(profile, setting or []))
 
@@ -157,7 +157,7 @@ def train(
     nproc: Annotated[int, typer.Option(min=1, help="How many processes, one for each device.")] = 1,
 ) -> None:
     """Do the step train on several devices; also as `torchrun … -m helpers train` and `accelerate launch … -m helpers train`."""
-    from helpers import launch
+    from helpers.runs import distributed as launch
 
     folder, profile, settings, said = _going_on(run_dir, profile, setting or [])
     if said and os.environ.get("RANK", "0") == "0":
@@ -167,7 +167,7 @@ def train(
 
 def main() -> None:
     """Run the command line; a user's mistake ends it with one sentence and status 1, Ctrl-C and signals with 128 and their number."""
-    from helpers.execution import ENDED_BY, end_like_ctrl_c
+    from helpers.runs.process import ENDED_BY, end_like_ctrl_c
 
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started this
@@ -177,7 +177,7 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except UserError as error:
-        from helpers.redaction import redacted
+        from helpers.hub.secrets import redacted
 
         print(("helpers: " if "RANK" in os.environ else "") + redacted(str(error)), file=sys.stderr)
         sys.exit(1)

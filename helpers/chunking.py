@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from helpers.blocks import IGNORED as IGNORED
-from helpers.blocks import Chunker
 from helpers.data import name_splits, write_split
+from helpers.engine.blocks import IGNORED as IGNORED
+from helpers.engine.blocks import Chunker
 from helpers.errors import DataError, ParameterError
 
 if TYPE_CHECKING:

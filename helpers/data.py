@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from helpers import hub
 from helpers.columns import texts
 from helpers.errors import DataError, ParameterError, UserError, first_line
-from helpers.sources import READERS, files_of, fingerprint, obtain, source_of
+from helpers.hub import download as hub
+from helpers.hub.sources import READERS, files_of, fingerprint, obtain, source_of
 
 if TYPE_CHECKING:
     import pyarrow as pa

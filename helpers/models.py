@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from helpers.errors import ModelError, ParameterError, first_line
-from helpers.modelfiles import (
+from helpers.hub.model_files import (
     check_checkpoint,
     check_ids,
     check_kind,

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from helpers.chunking import IGNORED
+from helpers.engine.progress import progress
 from helpers.errors import DataError, ModelError
 from helpers.models import context_length
-from helpers.progress import progress
 
 if TYPE_CHECKING:
     import torch

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 from transformers import Trainer
 
+from helpers.engine.tiled_loss import lean_loss
+from helpers.engine.watch import Watch
 from helpers.errors import ModelError, RunError
-from helpers.loss import lean_loss
 from helpers.perplexity import score_blocks
-from helpers.run import flush
+from helpers.runs.folder import flush
 from helpers.scoring import keep_memory
-from helpers.watch import Watch
 
 if TYPE_CHECKING:
     import torch

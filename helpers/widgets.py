@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from transformers import TrainerCallback
 
 from helpers.chunking import chunk
-from helpers.display import draw_blocks, draw_losses, png
+from helpers.engine.progress import FILE
 from helpers.errors import UserError
+from helpers.figures import draw_blocks, draw_losses, png
 from helpers.generation import continue_text
-from helpers.parameters import RULES
-from helpers.progress import FILE
+from helpers.runs.parameters import RULES
 from helpers.training import losses_of
 
 if TYPE_CHECKING:

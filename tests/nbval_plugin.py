@@ -15,7 +15,7 @@ import pytest
 from nbval.kernel import RunningKernel
 from nbval.plugin import IPyNbCell, IPyNbFile
 
-from helpers.notebooks import QUIET
+from helpers.runs.notebook import QUIET
 
 # Before any Hugging Face import: what reaches for the Hub fails at once, and the user's own cache is left alone.
 os.environ |= {**QUIET, "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": tempfile.mkdtemp(prefix="clm-notebooks-tests-")}

@@ -15,7 +15,7 @@ from datasets import Dataset, DatasetDict
 from safetensors.torch import save_file
 from transformers import GPT2Config, GPT2LMHeadModel, TrainerCallback, TrainingArguments
 
-import helpers.watch
+import helpers.engine.watch
 from helpers import BlockTrainer, chunk, collate, housekeeping, losses_of
 from helpers.errors import UserError
 
@@ -63,7 +63,7 @@ class Slow(TrainerCallback):
 def main(folder: Path, settings: dict) -> None:
     """Train, and write what came of it."""
     torch.set_num_threads(1)
-    helpers.watch.SAVE_EVERY = settings.pop("save_every", 60.0)
+    helpers.engine.watch.SAVE_EVERY = settings.pop("save_every", 60.0)
     slow, model = settings.pop("slow", 0.0), small(dropout=settings.pop("dropout", 0.0))
     blocks = blocks_of([15, 3, 9, 12, 15, 4] * 8)
     rest = {"eval_strategy": "epoch", "save_strategy": "epoch", "learning_rate": 1e-2} | settings

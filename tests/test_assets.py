@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from helpers import load_examples, load_model, prefix_token, score_documents, split_fairly, texts
-from helpers.sources import EMBEDDED
+from helpers.hub.sources import EMBEDDED
 
 CATEGORIES = [
     "Biology",

@@ -102,7 +102,7 @@ def test_blocks_and_account_equal_the_slow_oracle(way):
     documents, block_size, strategy, options, window = way
     expected = slow_blocks(documents, block_size, strategy, **options)
     assume(expected)
-    with mock.patch("helpers.blocks.WINDOW", window):
+    with mock.patch("helpers.engine.blocks.WINDOW", window):
         blocks, account = chunk_one(documents, block_size, strategy, **options)
     assert blocks.to_list() == columns_of(expected, blocks.column_names)
     labels = collate(blocks.to_list())["labels"][:, 1:]
@@ -205,7 +205,7 @@ def test_the_order_of_packed_blocks_depends_on_the_seed_and_only_that():
 
 def test_every_window_has_an_order_of_its_own():
     documents = [[i] * 5 for i in range(1, 21)]
-    with mock.patch("helpers.blocks.WINDOW", 100):
+    with mock.patch("helpers.engine.blocks.WINDOW", 100):
         ids = chunk_one(documents * 2, 6, "pack")[0]["input_ids"][:]
     assert sorted(ids[:20]) == sorted(ids[20:]) and ids[:20] != ids[20:]
 
@@ -280,7 +280,7 @@ def test_blocks_do_not_depend_on_how_arrow_keeps_the_column(parts, block_size, s
     whole = concatenate_datasets([dataset(part, kind, values) for part in parts])
     padded = dataset([[1, 2], [3], *documents, [4]], kind, values)
     shuffled = dataset([documents[i] for i in order], kind, values).select([order.index(i) for i in range(len(order))])
-    with mock.patch("helpers.blocks.WINDOW", data.draw(st.sampled_from([5, 40, 1 << 20]))):
+    with mock.patch("helpers.engine.blocks.WINDOW", data.draw(st.sampled_from([5, 40, 1 << 20]))):
         expected = chunk_one(documents, block_size, strategy)
         for kept in (whole, padded.select(range(2, 2 + len(documents))), shuffled, shuffled.flatten_indices()):
             blocks, account = chunk_one(kept, block_size, strategy)
@@ -308,7 +308,7 @@ def test_blocks_do_not_depend_on_the_processes_and_batches_that_tokenized(tokeni
 @given(DOCUMENTS, BLOCK_SIZES, STRATEGIES, st.sampled_from([5, 40, 1 << 20]))
 def test_a_stream_gives_the_same_blocks_and_account(documents, block_size, strategy, window):
     assume(slow_blocks(documents, block_size, "concat" if strategy == "pack" else strategy))
-    with mock.patch("helpers.blocks.WINDOW", window):
+    with mock.patch("helpers.engine.blocks.WINDOW", window):
         blocks, account = chunk_one(documents, block_size, strategy)
         stream, accounts = chunk(dataset(documents).to_iterable_dataset(num_shards=min(2, len(documents))), block_size, EOS, strategy)  # fmt: skip
         for _ in range(2):  # the second reading counts anew
@@ -320,7 +320,7 @@ def test_a_stream_gives_the_same_blocks_and_account(documents, block_size, strat
 def test_blocks_are_written_to_a_folder_as_they_come(tmp_path, strategy):
     tokenized = DatasetDict(train=dataset([[1, 2, 3], [], [4] * 9, [5]] * 9), test=dataset([[6, 7]]))
     expected, accounts = chunk(tokenized, 4, EOS, strategy)
-    with mock.patch("helpers.blocks.WINDOW", 1 << 20):
+    with mock.patch("helpers.engine.blocks.WINDOW", 1 << 20):
         blocks, found = chunk(tokenized, 4, EOS, strategy, folder=tmp_path)
     assert found == accounts
     for kept in (blocks, load(tmp_path), load_from_disk(tmp_path)):

@@ -20,14 +20,14 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from helpers import drop_empty, hub, load, load_examples, near_duplicates, save, shared_ngrams, split_fairly, texts
-from helpers import sources as sources_module
-from helpers.console import summary
 from helpers.data import left_out
 from helpers.errors import DataError, ParameterError, UserError
-from helpers.parameters import STEPS
-from helpers.plan import plan
-from helpers.run import Run
-from helpers.sources import needs_fetching, sources
+from helpers.hub import sources as sources_module
+from helpers.hub.sources import needs_fetching, sources
+from helpers.runs.folder import Run
+from helpers.runs.parameters import STEPS
+from helpers.runs.profiles import plan
+from helpers.runs.terminal import summary
 
 RECORDS = [{"n": i, "text": t} for i, t in enumerate(["Plain", 'a "quote", a comma', "Ünïcode ☂", "  spaces "] * 3)]
 LINES = "".join(json.dumps(r) + "\n" for r in RECORDS).encode()

@@ -15,7 +15,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from helpers.sources import PROJECT
+from helpers.hub.sources import PROJECT
 
 PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
 LINES = [line for line in (PROJECT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]

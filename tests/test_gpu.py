@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
-import helpers.loss
+import helpers.engine.tiled_loss
 from helpers import collate, load_model, score_documents
-from helpers.loss import lean_loss
+from helpers.engine.tiled_loss import lean_loss
 from tests.small_training import blocks_of, small
 from tests.test_whole import SMALL, command
 
@@ -36,7 +36,7 @@ def test_the_whole_run_uses_the_gpu(tmp_path):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_lean_loss_on_a_gpu_is_that_of_the_model(dtype, monkeypatch):
     """In float32 to 1e-3 (TF32), in bfloat16 to its rounding."""
-    monkeypatch.setattr(helpers.loss, "SMALL", 0)
+    monkeypatch.setattr(helpers.engine.tiled_loss, "SMALL", 0)
     model, batch = small().cuda(), {k: v.cuda() for k, v in collate(list(blocks_of([15, 3, 9]))).items()}
 
     def gradients():

@@ -51,8 +51,8 @@ from helpers import (
     tokenize,
 )
 from helpers.errors import ModelError, ParameterError
-from helpers.modelfiles import check_model
-from helpers.sources import EMBEDDED, sources
+from helpers.hub.model_files import check_model
+from helpers.hub.sources import EMBEDDED, sources
 from tests import PROJECT
 
 BERT = {
@@ -334,7 +334,7 @@ def test_the_prefix_is_the_begin_of_text_or_else_its_end(tokens, expected):
 
 def test_the_check_imports_neither_torch_nor_transformers():
     """The runner calls it before the first step, where a second would be felt."""
-    code = "import sys; from helpers.modelfiles import check_model; check_model('embedded'); "
+    code = "import sys; from helpers.hub.model_files import check_model; check_model('embedded'); "
     code += "sys.exit(bool({'torch', 'transformers'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT).returncode == 0
 

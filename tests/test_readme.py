@@ -6,8 +6,8 @@ import nbformat
 import pytest
 import yaml
 
-from helpers.notebooks import PROJECT, path_of
-from helpers.plan import PROFILES, plan
+from helpers.runs.notebook import PROJECT, path_of
+from helpers.runs.profiles import PROFILES, plan
 
 README = (PROJECT / "README.md").read_text()
 

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from helpers.notebooks import path_of
-from helpers.parameters import STEPS
+from helpers.runs.notebook import path_of
+from helpers.runs.parameters import STEPS
 from tests import PROJECT
 
 NAMES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")

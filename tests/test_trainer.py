@@ -31,7 +31,7 @@ from transformers import (
     TrainingArguments,
 )
 
-import helpers.loss
+import helpers.engine.tiled_loss
 import helpers.training
 from helpers import (
     BlockTrainer,
@@ -46,9 +46,9 @@ from helpers import (
     save_model,
     score_blocks,
 )
+from helpers.engine.tiled_loss import lean_loss
 from helpers.errors import ModelError, ParameterError, RunError
-from helpers.loss import lean_loss
-from helpers.sources import PROJECT
+from helpers.hub.sources import PROJECT
 from helpers.trainer import COMPLETE, newest_checkpoint
 from tests.small_training import blocks_of, small
 
@@ -113,8 +113,8 @@ def gradients(model, batch, items):
 )
 @pytest.mark.parametrize("items", [None, torch.tensor(41)])
 def test_the_lean_loss_and_its_gradients_are_those_of_the_model(make, tile, items, monkeypatch):
-    monkeypatch.setattr(helpers.loss, "SMALL", 0)
-    monkeypatch.setattr(helpers.loss, "TILE", {"cpu": tile})
+    monkeypatch.setattr(helpers.engine.tiled_loss, "SMALL", 0)
+    monkeypatch.setattr(helpers.engine.tiled_loss, "TILE", {"cpu": tile})
     model = make()
     model.loss_type = "ForCausalLM"
     batch = collate([blocks_of([15, 3, 9, 20])[i] for i in range(3)])
@@ -129,8 +129,8 @@ def test_the_lean_loss_and_its_gradients_are_those_of_the_model(make, tile, item
 
 
 def test_the_lean_loss_of_a_head_with_a_bias_and_of_a_frozen_one(monkeypatch):
-    monkeypatch.setattr(helpers.loss, "SMALL", 0)
-    monkeypatch.setattr(helpers.loss, "TILE", {"cpu": (5, 7)})
+    monkeypatch.setattr(helpers.engine.tiled_loss, "SMALL", 0)
+    monkeypatch.setattr(helpers.engine.tiled_loss, "TILE", {"cpu": (5, 7)})
     model, batch = llama(False), collate([blocks_of([15, 3])[0]])
     model.loss_type, model.lm_head.bias = "ForCausalLM", torch.nn.Parameter(torch.linspace(-1, 1, 64))
     for frozen in (False, True):

@@ -22,8 +22,8 @@ from transformers import (
     set_seed,
 )
 
+import helpers.engine.watch
 import helpers.training
-import helpers.watch
 from helpers import (
     BlockTrainer,
     check_tokenizers_agree,
@@ -34,9 +34,9 @@ from helpers import (
     losses_of,
     score_blocks,
 )
+from helpers.engine.progress import FILE
 from helpers.errors import ModelError, ParameterError
-from helpers.notebooks import path_of
-from helpers.progress import FILE
+from helpers.runs.notebook import path_of
 from tests.small_training import blocks_of
 
 CLOSE = 1e-6  # the loss of a batch is a float32 number, whose eps is 1.2e-7
@@ -285,7 +285,7 @@ def test_watch_counts_tokens_and_the_seconds_of_training_alone(when, small_model
     small_model.loss_type = "ForCausalLM"
     clock = [1000.0]
     monkeypatch.setattr(
-        helpers.watch, "time", SimpleNamespace(perf_counter=lambda: clock[0], monotonic=lambda: clock[0])
+        helpers.engine.watch, "time", SimpleNamespace(perf_counter=lambda: clock[0], monotonic=lambda: clock[0])
     )
 
     def forward(model, *_):
@@ -317,7 +317,7 @@ def test_a_step_costs_the_watch_the_same_however_long_the_log_is(tmp_path, monke
     state = SimpleNamespace(max_steps=4, global_step=2, epoch=0.5, best_global_step=None, log_history=log)
     control = SimpleNamespace(should_save=False, should_evaluate=False, should_training_stop=False)
     monkeypatch.setenv(FILE, str(tmp_path / "progress"))
-    watch = helpers.watch.Watch(tokens_per_epoch=100)
+    watch = helpers.engine.watch.Watch(tokens_per_epoch=100)
     watch.on_train_begin(None, state, control)
     watch.on_step_end(SimpleNamespace(world_size=1), state, control)
     assert "loss 2.00" in (tmp_path / "progress").read_text()

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from helpers.notebooks import PROJECT
-from helpers.parameters import STEPS, folder_of
+from helpers.runs.notebook import PROJECT
+from helpers.runs.parameters import STEPS, folder_of
 
 METRICS = {
     "perplexity_base", "perplexity_finetuned", "bits_per_byte_base", "bits_per_byte_finetuned", "tokens_in", "tokens_kept",

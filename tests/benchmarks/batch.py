@@ -15,7 +15,7 @@ from pathlib import Path
 
 import yaml
 
-from helpers.sources import PROJECT
+from helpers.hub.sources import PROJECT
 from tests.benchmarks.results import record, table
 
 SWEEP = {

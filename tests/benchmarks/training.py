@@ -27,9 +27,9 @@ from transformers import (
 )
 
 from helpers import BlockTrainer, choose_dtype, collate, housekeeping, load_tokenizer, peak_share
+from helpers.hub.sources import EMBEDDED
 from helpers.models import quicken
 from helpers.scoring import keep_memory
-from helpers.sources import EMBEDDED
 from tests.benchmarks.results import record, table, watched
 
 WARM = 3  # steps before the clock starts

@@ -23,7 +23,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from helpers.display import draw_lines, png
+from helpers.figures import draw_lines, png
 from helpers.generation import continue_text
 from helpers.perplexity import score_documents
 

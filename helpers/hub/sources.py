@@ -1,0 +1,169 @@
+"""Where data sets and models lie: embedded in this package, on this machine, in a package from PyPI, or on the Hub."""
+
+import contextlib
+import difflib
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from helpers.errors import DataError, ModelError
+from helpers.hub import packages as packaged
+
+PROJECT = Path(__file__).parents[2]
+ASSETS = Path(__file__).parents[1] / "assets"
+EMBEDDED = {"dataset": ASSETS / "eli5_simple" / "records.jsonl", "model": ASSETS / "base_model"}
+READERS = {  # endings of files, and which reader of the library is for them
+    "json": {"path": "json"},
+    "jsonl": {"path": "json"},
+    "ndjson": {"path": "json"},
+    "csv": {"path": "csv"},
+    "tsv": {"path": "csv", "delimiter": "\t"},
+    "parquet": {"path": "parquet"},
+    "txt": {"path": "text", "encoding": "utf-8-sig"},  # some editors begin a file with a mark
+    "text": {"path": "text", "encoding": "utf-8-sig"},
+}
+
+
+def resolve(path: str | Path) -> Path:
+    """A path as given by a person: relative ones start at the project's folder, `~` is the home."""
+    path = Path(path)
+    with contextlib.suppress(RuntimeError):  # ~ and the name of nobody
+        path = path.expanduser()
+    return PROJECT / path
+
+
+def source_of(kind: str, name: str) -> Path | None:
+    """Where a `dataset` or `model` lies on this machine without the Hub, or None for a name on the Hub."""
+    if kind == "model" and name in packaged.MODELS:
+        return packaged.folder_of(name)
+    path = EMBEDDED[kind] if name == "embedded" else resolve(name)
+    return path if path.exists() or (kind == "dataset" and files_of(path)) else None
+
+
+def files_of(path: Path) -> list[Path]:
+    """The path itself, or if it is not there the files that it means as a pattern (`data/*.jsonl`)."""
+    if path.exists():
+        return [path]
+    folder = next(parent for parent in path.parents if parent.exists())  # its name is no pattern
+    try:
+        return sorted(p for p in folder.glob(str(path.relative_to(folder))) if p.is_file())
+    except ValueError:  # no pattern
+        return []
+
+
+def needs_fetching(kind: str, name: str) -> bool:
+    """Whether a data set or model has to be fetched before it can be used."""
+    from helpers.hub import download as hub
+
+    path = source_of(kind, name)
+    return not files_of(path) if path else hub.cached(kind, name) is None
+
+
+def obtain(kind: str, name: str, command: str | None = None) -> Path:
+    """The file or folder of a `dataset` or `model`, fetched first where it is not on this machine.
+
+    Raises DataError or ModelError where it cannot be had; they name the `command` that fetches it where there is a network.
+    """
+    from helpers.hub import download as hub
+
+    path = source_of(kind, name)
+    if path is None:
+        _refuse_missing(kind, name)
+        return (hub.cached(kind, name) or hub.fetch(kind, name, command)).folder
+    return path if files_of(path) else packaged.make(name, command)
+
+
+def _refuse_missing(kind: str, name: str) -> None:
+    """DataError or ModelError for what can only be a file or folder here, and is not there."""
+    what, fail = ("file", DataError) if kind == "dataset" else ("folder", ModelError)
+    meant = Path(name).absolute()  # in the folder that the command is called from
+    if meant.exists():
+        where = os.path.relpath(meant, PROJECT)
+        raise fail(f"{kind} is {name!r}: relative paths start at the project's folder, and there it is {where!r}.")
+    endings = {s.lstrip(".").lower() for s in Path(name).suffixes} if kind == "dataset" else set()
+    near = endings and resolve(name).parent.is_dir() and _nearest_file(resolve(name))
+    known = endings & set(READERS) and not name.startswith("hf://")
+    if name.startswith((".", "/", "~")) or known or near:
+        hint = "relative paths start at the project's folder"
+        if near:
+            hint = f"the nearest is {str(Path(name).parent / near)!r}"
+        raise fail(f"{kind} is {name!r}: there is no such {what}; {hint}.")
+
+
+def _nearest_file(path: Path) -> str:
+    """The name in the same folder that is most like that of a path, if any is."""
+    names = [p.name for p in path.parent.iterdir()]
+    return next(iter(difflib.get_close_matches(path.name, names, 1)), "")
+
+
+def sources(parameters: Mapping[str, object]) -> dict[str, str]:
+    """What the `dataset` and `model` among a step's parameters are just now: a fingerprint of files, or the commit on the Hub."""
+    from helpers.hub import download as hub
+
+    found = {}
+    for kind in EMBEDDED:
+        name, folder = str(parameters.get(kind, "")), None
+        if name in packaged.MODELS:
+            found[kind] = packaged.MODELS[name].hash
+        elif name and (folder := source_of(kind, name)):
+            hashes = [fingerprint(file, record=None) for file in files_of(folder)]
+            found[kind] = hashes[0]
+            if len(hashes) > 1:
+                found[kind] = hashlib.blake2b("".join(hashes).encode()).hexdigest()[:32]
+        elif name and (copy := hub.cached(kind, name)):
+            found[kind], folder = f"{hub.place_of(kind, copy.name).repo}@{copy.commit}", copy.folder
+        if kind == "model" and folder and (base := base_of(folder)):
+            found[kind] += " on " + sources({"model": base}).get("model", base)
+    return found
+
+
+def base_of(folder: Path) -> str | None:
+    """The model that the adapters (LoRA) in a folder belong to; None where there are none, or none is named."""
+    try:
+        adapter = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        base, revision = adapter["base_model_name_or_path"], adapter.get("revision")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return f"{base}@{revision}" if base and revision and not source_of("model", base) else base
+
+
+def fingerprint(path: Path, record: str | None = "step.json") -> str:
+    """A hash of a file, or of the names and contents of a folder's files.
+
+    In a folder, executed notebooks, texts about it and code are left out, and so is its `record`.
+    """
+    if path.is_file():
+        files = [path]
+    else:
+        found = (p for p in path.rglob("*") if p.suffix not in {".ipynb", ".md", ".py", ".pyc"})
+        files = sorted(p for p in found if p.is_file() and str(p.relative_to(path)) != record)
+    digest = hashlib.blake2b(digest_size=16)
+    for file in files:
+        digest.update(str(file.relative_to(path)).encode() + b"\0" + once(_hash_of, file))
+    return digest.hexdigest()
+
+
+def _hash_of(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
+
+
+Found = TypeVar("Found")
+_KNOWN: dict[tuple, object] = {}
+SETTLED = 2_000_000_000  # nanoseconds: two changes within them may leave a file the same time
+
+
+def once(find: Callable[[Path], Found], path: Path) -> Found:
+    """What `find` finds in a file; found again only when its size or its time have changed."""
+    now = path.stat()
+    key = (find, now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns)
+    if key in _KNOWN:
+        return _KNOWN[key]
+    found = find(path)
+    if time.time_ns() - now.st_mtime_ns > SETTLED:
+        _KNOWN[key] = found
+    return found

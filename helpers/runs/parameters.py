@@ -1,0 +1,165 @@
+"""What each notebook's parameters may be: one table, checked before any work is done."""
+
+import math
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from helpers.errors import ParameterError, RunError, UserError, nearest
+from helpers.hub.secrets import is_secret_name, redacted
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The default of a parameter, which has its type, and the values that it may take: bounds (inclusive unless `open`) or choices."""
+
+    default: bool | int | float | str
+    low: float = -math.inf
+    high: float = math.inf
+    open: bool = False
+    choices: tuple[str, ...] = ()
+    empty: bool = False  # whether a text may be empty, which then stands for none
+
+    @property
+    def kind(self) -> type:
+        """`int`, `float`, `str` or `bool`."""
+        return type(self.default)
+
+    def needed(self) -> str:
+        """What would do, in words."""
+        if self.choices:
+            return "it must be one of " + ", ".join(repr(c) for c in self.choices)
+        noun = {
+            int: "a whole number",
+            float: "a number",
+            str: "a text" if self.empty else "a text that is not empty",
+            bool: "true or false",
+        }[self.kind]
+        if self.high < math.inf:
+            return f"it must be {noun} between {self.low:,} and {self.high:,}" + (
+                ", both excluded" if self.open else ""
+            )
+        if self.low > -math.inf:
+            return f"it must be {noun} {'greater than' if self.open else 'of at least'} {self.low}"
+        return f"it must be {noun}"
+
+    def check(self, name: str, value: object) -> object:
+        """The value, an int made a float where a float is asked for; ParameterError where it does not fit."""
+        if self.kind is float and type(value) is int and abs(value) <= sys.float_info.max:
+            value = float(value)
+        fits = type(value) is self.kind
+        if fits and self.kind in (int, float):
+            inside = self.low < value < self.high if self.open else self.low <= value <= self.high
+            fits = inside and abs(value) < math.inf
+        if fits and self.kind is str:
+            fits = value in self.choices if self.choices else self.empty or bool(value.strip())
+        if not fits:
+            raise ParameterError(name, value, self.needed())
+        return value
+
+
+def _one_of(*choices: str) -> Rule:
+    return Rule(choices[0], choices=choices)
+
+
+SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt")
+OPTIONAL = Rule("", empty=True)
+RULES: dict[str, dict[str, Rule]] = {
+    "load": {
+        "dataset": Rule("embedded"),
+        "configuration": OPTIONAL,
+        "split": Rule("train"),
+        "test_size": Rule(0.2, 0, 1, open=True),
+        "group_near_duplicates": Rule(True),
+        "text_column": Rule("answers.text"),
+        "seed": Rule(42, 0, 2**32 - 1),
+    },
+    "preprocess": {"model": Rule("embedded"), "context": Rule(0, 0), "num_proc": Rule(2, 1, 1024)},
+    "chunk": {
+        "block_size": Rule(128, 2),
+        "strategy": _one_of("concat", "pack", "document"),
+        "remainder": _one_of("keep", "pad", "drop"),
+        "overlap": Rule(0, 0),
+        "seed": Rule(0, 0, 2**32 - 1),
+    },
+    "train": {
+        "model": Rule("embedded"),
+        "learning_rate": Rule(5e-4, 0, open=True),
+        "weight_decay": Rule(0.01, 0),
+        "num_train_epochs": Rule(2.0, 0, open=True),
+        "per_device_train_batch_size": Rule(8, 1),
+        "gradient_accumulation_steps": Rule(1, 1),
+        "lr_scheduler_type": _one_of(*SCHEDULES),
+        "warmup_ratio": Rule(0.0, 0, 1),
+        "early_stopping_patience": Rule(0, 0),
+        "lora_rank": Rule(0, 0),
+        "merge_lora": Rule(True),
+        "gradient_checkpointing": Rule(False),
+        "torch_compile": Rule(False),
+        "fsdp": Rule(False),
+        "report_to": _one_of("none", "tensorboard", "trackio"),
+        "sample_prompt": Rule("The sky is blue because"),
+        "compute_dtype": _one_of("auto", "float32", "bfloat16"),
+        "seed": Rule(42, 0, 2**32 - 1),
+    },
+    "evaluate": {
+        "compute_dtype": _one_of("auto", "float32", "bfloat16"),
+        "stride": Rule(128, 1),
+        "push_to_hub": Rule(False),
+        "hub_model_id": OPTIONAL,
+        "hub_private_repo": Rule(True),
+    },
+    "infer": {
+        "prompt": Rule("Somatic hypermutation allows the immune system to"),
+        "max_new_tokens": Rule(100, 1),
+        "top_k": Rule(50, 0),
+        "top_p": Rule(0.95, 0, 1),
+        "temperature": Rule(1.0, 0, open=True),
+        "seed": Rule(0, 0, 2**32 - 1),
+    },
+}
+STEPS = tuple(RULES)
+WRITTEN = (
+    "; if papermill was given it, delete the notebook that it wrote, which holds it"  # before any code of ours runs
+)
+
+
+def folder_of(step: str) -> str:
+    """`chunk` is `03_chunk`: the name of its notebook and of its folder in a run; RunError where there is no such step."""
+    if step not in STEPS:
+        raise RunError(f"There is no step {step!r}: {nearest(step, STEPS)}.")
+    return f"{STEPS.index(step) + 1:02d}_{step}"
+
+
+def check_parameters(step: str, parameters: Mapping[str, object]) -> dict[str, object]:
+    """The parameters of a step, each checked against its rule; ParameterError for one that is unknown or does not fit."""
+    folder_of(step)
+    rules = RULES[step]
+    for name, value in parameters.items():
+        if name not in rules:
+            refuse_secret(f"{step}.{name}")
+            raise ParameterError(f"{step}.{name}", value, f"there is no such parameter, {nearest(name, rules)}")
+        if isinstance(value, str) and redacted(value) != value:
+            raise UserError(f"{step}.{name} holds a token of the Hub: set the variable HF_TOKEN in its place{WRITTEN}.")
+    return {name: rules[name].check(name, value) for name, value in parameters.items()}
+
+
+def refuse_secret(name: str) -> None:
+    """UserError, without its value, for a parameter that would hold a secret."""
+    if is_secret_name(name):
+        instead = f"set the variable HF_TOKEN or use `hf auth login`{WRITTEN}"
+        raise UserError(f"{name} is refused: a run takes no secrets, {instead}.")
+
+
+def parse_value(text: str) -> object:
+    """A value as typed on a command line: a whole number, a number (`1e-4` too), `true` or `false`, else the text itself."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind, pattern in ((int, r"[+-]?\d+"), (float, r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")):
+        if re.fullmatch(pattern, text, re.ASCII):
+            try:
+                return kind(text)
+            except ValueError:  # more digits than Python reads
+                return text
+    return text

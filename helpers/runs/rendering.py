@@ -1,0 +1,73 @@
+"""Pages and cards from the templates in `templates/`, written without tokens."""
+
+import errno
+import os
+import re
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from helpers.errors import RunError
+from helpers.hub.secrets import redacted
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+
+def render(template: str, **values: object) -> str:
+    """The text of a template; in HTML, every value is escaped that is not marked as safe."""
+    return _environment().get_template(template).render(values)
+
+
+@cache
+def _environment() -> "Environment":
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+
+    found = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=select_autoescape(["html.j2"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    found.filters |= {"cell": _cell, "link": _link, "markdown": _markdown, "repr": repr}
+    return found
+
+
+def _cell(value: object) -> str:
+    """A value in a table of numbers and texts."""
+    if isinstance(value, float):
+        return f"{value:,.5g}"
+    return f"{value:,}" if type(value) is int else "" if value is None else str(value)
+
+
+def _link(path: Path) -> str:
+    """A relative path as a link: `#`, `?` and spaces in it are part of a name."""
+    return quote(path.as_posix())
+
+
+def _markdown(value: object) -> str:
+    """A text that Markdown shows as it is, in one line, also within a table."""
+    return re.sub(r"([\\`*_\[\]<>|#~$])", r"\\\1", " ".join(str(value).split()))
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a text without tokens, the old file in its place until then; RunError where that cannot be, but for a full disk."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        if path.exists():
+            path.open("a").close()  # an error where it may not be written, or is a folder
+        if path.is_symlink() or (path.exists() and not path.is_file()):  # /dev/stdout must stay what it is
+            path.write_text(redacted(text), encoding="utf-8")
+        else:
+            temporary.write_text(redacted(text), encoding="utf-8")
+            os.replace(temporary, path)
+    except OSError as error:
+        if temporary.exists():
+            temporary.unlink()
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # no other place would do
+            raise
+        raise RunError(f"{str(path)!r} cannot be written ({error.strerror}): name another place.") from None
+    return path

@@ -1,0 +1,284 @@
+"""One notebook in a process of its own: how it ends, whatever happens in there, and that nothing is left of it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import nbformat
+import psutil
+import pytest
+
+from helpers.runs.process import Child, run_notebook
+from tests import PROJECT
+
+RUNS = "import helpers.runs.notebook as n; from pathlib import Path; n.path_of = lambda step: Path({path!r})\n"
+
+
+@pytest.fixture
+def notebook(tmp_path, monkeypatch):
+    """Run a notebook with these cells, in place of a step's; how it ended."""
+
+    def run(*cells, output="out.ipynb", **how):
+        made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+        nbformat.write(made, tmp_path / "in.ipynb")
+        start = tmp_path / "start"  # the child finds the notebook above in the place of the step's
+        start.mkdir(exist_ok=True)
+        (start / "sitecustomize.py").write_text(RUNS.format(path=str(tmp_path / "in.ipynb")))
+        environment = {"PYTHONPATH": f"{start}{os.pathsep}{PROJECT}", **how.pop("environment", {})}
+        child = Child(environment)
+        time.sleep(how.pop("ahead", 0))
+        return run_notebook("load", tmp_path / output, {}, child, **how)
+
+    return run
+
+
+def descendants():
+    return {p.pid for p in psutil.Process().children(recursive=True)}
+
+
+def test_one_that_ends_well(notebook, tmp_path):
+    outcome = notebook("x = 1", "print(x + 1)")
+    assert (outcome.status, outcome.message) == ("ok", "") and outcome.peak_memory_mb > 10 and outcome.seconds > 0
+    assert nbformat.read(tmp_path / "out.ipynb", as_version=4).cells[1].outputs[0].text == "2\n"
+    assert descendants() == set()
+
+
+def test_one_that_fails_says_with_what(notebook):
+    outcome = notebook("1 / 0")
+    assert outcome.status == "failed" and "load failed: ZeroDivisionError: division by zero" in outcome.message
+
+
+@pytest.mark.parametrize("cell", ["import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "import os; os._exit(3)"])
+def test_a_kernel_that_is_killed_is_noticed(notebook, cell):
+    outcome = notebook("import time; x = b'1' * 10**8; time.sleep(1)", cell)
+    assert outcome.status == "kernel died" and outcome.seconds < 30
+    assert "load: its kernel was killed" in outcome.message and "the peak was" in outcome.message
+    assert outcome.peak_memory_mb >= 100 and descendants() == set()
+
+
+def test_a_time_limit_interrupts_first(notebook, tmp_path):
+    cell = f"""
+import time
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    open({str(tmp_path / "saved")!r}, "w").close()
+    raise
+"""
+    outcome = notebook(cell, time_limit=4)
+    assert outcome.status == "timed out" and "time limit of 0.0666667 minutes" in outcome.message
+    assert (tmp_path / "saved").exists() and outcome.seconds < 30 and descendants() == set()
+
+
+def test_a_kernel_that_will_not_end_is_ended(notebook):
+    cell = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(60)"
+    outcome = notebook(cell, time_limit=4, grace=1)
+    assert outcome.status == "timed out" and outcome.seconds < 30 and descendants() == set()
+
+
+def test_a_stop_from_outside_interrupts(notebook):
+    stop = threading.Event()
+    threading.Timer(3, stop.set).start()
+    outcome = notebook("import time; time.sleep(60)", stop=stop)
+    assert outcome.status == "interrupted" and outcome.seconds < 30 and descendants() == set()
+
+
+@pytest.mark.parametrize("where", ["waiting", "showing"])
+def test_ctrl_c_lets_the_kernel_save_wherever_the_runner_is(notebook, tmp_path, where):
+    cell = f"""
+import time
+from helpers.engine.progress import Progress
+bar = Progress(5, "things"); time.sleep(.3); bar.advance(1)
+open({str(tmp_path / "began")!r}, "w").close()
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    time.sleep(2)
+    open({str(tmp_path / "saved")!r}, "w").close()
+    raise
+"""
+    times = []
+
+    def show(state):
+        if (tmp_path / "began").exists() and where == "showing" and not times:
+            times.append(time.monotonic())
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def interrupt():
+        until_it_is_there(tmp_path / "began")
+        os.kill(os.getpid(), signal.SIGINT)
+
+    if where == "waiting":
+        threading.Thread(target=interrupt).start()
+    outcome = notebook(cell, show=show)
+    assert (outcome.status, outcome.message) == ("interrupted", "load: it was interrupted.")
+    assert (tmp_path / "saved").exists() and descendants() == set()
+
+
+def test_a_second_ctrl_c_ends_the_kernel_at_once(notebook):
+    for seconds in (4, 5):
+        threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)).start()
+    cell = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(60)"
+    outcome = notebook(cell)
+    assert outcome.status == "interrupted" and outcome.seconds < 20 and descendants() == set()
+
+
+@pytest.mark.parametrize("ahead", [0, 3])
+def test_a_stop_before_the_first_cell_ends_at_once(notebook, ahead):
+    """Then the kernel, if there is one, has nothing to do, and would not notice an interruption."""
+    stop = threading.Event()
+    stop.set()
+    outcome = notebook("import time; time.sleep(60)", stop=stop, ahead=ahead)
+    assert outcome.status == "interrupted" and outcome.seconds < 5 and descendants() == set()
+
+
+def test_what_a_kernel_has_started_is_ended_and_nothing_else(notebook):
+    other = psutil.Popen(["sleep", "60"])
+    cell = "import subprocess; print(subprocess.Popen(['sleep', '77'], start_new_session=True).pid); import time; time.sleep(1); 1/0"
+    notebook(cell)
+    assert other.is_running()
+    other.kill()
+    other.wait()
+    assert not [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", "77"]]
+
+
+def test_progress_is_shown_and_no_connection_file_is_left(notebook, tmp_path):
+    shown = []
+    cell = "import time; from helpers.engine.progress import Progress; p = Progress(5, 'things'); time.sleep(.3); p.advance(2, 'so'); time.sleep(1)"
+    assert notebook(cell, show=shown.append).status == "ok"
+    assert shown and shown[-1]["done"] == 2 and shown[-1]["note"] == "so"
+    notebook("from ipykernel import get_connection_file as f; print(open(f()).read()[0], f())")
+    said = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells[0].outputs[0].text.split()
+    assert said[0] == "{" and not os.path.exists(os.path.dirname(said[1])) and "clm-notebooks-" in said[1]
+
+
+def test_an_output_that_cannot_be_written_is_said(notebook):
+    outcome = notebook("1", output="missing/out.ipynb")
+    assert outcome.status == "failed" and "could not be written (No such file or directory)" in outcome.message
+
+
+def test_braces_in_a_path_are_no_parameters(notebook, tmp_path):
+    (tmp_path / "{x}").mkdir()
+    assert notebook("1", output="{x}/{0}.ipynb").status == "ok" and (tmp_path / "{x}" / "{0}.ipynb").exists()
+
+
+RELUCTANT = """
+import psutil
+kill = psutil.Process.kill
+def kill_one_that_is_gone(self):
+    kill(self)
+    raise psutil.NoSuchProcess(self.pid)
+psutil.Process.kill = kill_one_that_is_gone
+"""
+RUN = "import sys; from helpers.runs.run import *; from helpers.runs.profiles import plan; do(Specification(sys.argv[1], plan('tiny')))"
+
+
+def running(folder, *command, **variables):
+    """Start a runner, and wait until it has a kernel; it and all that it has started."""
+    environment = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{PROJECT}", "TMPDIR": str(folder), **variables}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    runner = subprocess.Popen([sys.executable, *command], cwd=folder, env=environment, **pipes)
+    family, until = [], time.monotonic() + 60
+    while not any("ipykernel_launcher" in " ".join(p.cmdline()) for p in family if p.is_running()):
+        family = psutil.Process(runner.pid).children(recursive=True)
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    return runner, family
+
+
+@pytest.mark.parametrize("site", ["", RELUCTANT], ids=["", "a child that has just ended"])
+def test_a_killed_runner_takes_its_kernel_with_it(tmp_path, site):
+    (tmp_path / "sitecustomize.py").write_text(site)
+    runner, family = running(tmp_path, "-c", RUN, str(tmp_path / "run"))
+    os.kill(runner.pid, signal.SIGKILL)
+    runner.communicate()
+    gone, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive and len(gone) >= 2
+    assert not list(tmp_path.glob("clm-notebooks-*"))
+
+
+SLOW = """
+try:
+    import time
+    open({began!r}, "w").close()
+    time.sleep(60)
+except KeyboardInterrupt:
+    time.sleep(2)
+    open({saved!r}, "w").close()
+    raise
+"""
+
+
+@pytest.fixture
+def slow(tmp_path):
+    """A folder in which every step is a notebook that sleeps, and saves something when it is interrupted."""
+    metadata = {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}}
+    files = {name: str(tmp_path / name) for name in ("began", "saved")}
+    cells = [nbformat.v4.new_code_cell(SLOW.format(**files))]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), tmp_path / "in.ipynb")
+    (tmp_path / "sitecustomize.py").write_text(RUNS.format(path=str(tmp_path / "in.ipynb")))
+    return tmp_path
+
+
+def until_it_is_there(path):
+    until = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129), pytest.param("SIGINT", 130, marks=pytest.mark.full)]
+)
+def test_a_signal_to_the_runner_lets_the_kernel_save(slow, name, code):
+    ignored = "signal.signal(2, signal.SIG_IGN); " if name == "SIGTERM" else ""  # as in a script's background
+    start = f"import signal, helpers.__main__ as m; {ignored}m.main()"
+    runner, family = running(slow, "-c", start, "run", "--run-dir", str(slow / "run"))
+    until_it_is_there(slow / "began")
+    assert (slow / "run" / "01_load.running.ipynb").exists()
+    if ignored:
+        runner.send_signal(signal.SIGINT)
+    for _ in range(1 if name == "SIGINT" else 2):  # a terminal that closes sends it twice
+        runner.send_signal(getattr(signal, name))
+        time.sleep(0.5)
+    _, said = runner.communicate(timeout=30)
+    assert runner.returncode == code and (slow / "saved").exists(), said
+    assert said == "Interrupted; what was done stays, and the same command goes on from there.\n"
+    record = json.loads((slow / "run" / "run.json").read_text())
+    by = "" if name == "SIGINT" else f" by {name}"
+    assert (record["status"], record["message"]) == ("interrupted", f"load: it was interrupted{by}.")
+    assert [p.name for p in (slow / "run").glob("*.ipynb")] == ["01_load.failed.ipynb"]
+    assert not psutil.wait_procs(family, timeout=10)[1]
+
+
+@pytest.mark.full
+def test_a_terminal_that_closes_lets_the_kernel_save(slow):
+    """The runner's output goes nowhere then, and its record is written all the same."""
+    import pty
+
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(slow)
+        os.environ["PYTHONPATH"] = f"{slow}{os.pathsep}{PROJECT}"
+        os.execv(sys.executable, [sys.executable, "-m", "helpers", "run", "--run-dir", str(slow / "run")])
+    until_it_is_there(slow / "began")
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 129
+    record = json.loads((slow / "run" / "run.json").read_text())
+    assert record["message"] == "load: it was interrupted by SIGHUP." and (slow / "saved").exists()
+
+
+@pytest.mark.full
+def test_nohup_stays_in_force(slow):
+    code = "import signal, helpers.__main__ as m; signal.signal(1, signal.SIG_IGN); m.main()"
+    runner, _ = running(slow, "-c", code, "run", "--run-dir", str(slow / "run"))
+    until_it_is_there(slow / "began")
+    runner.send_signal(signal.SIGHUP)
+    time.sleep(1)
+    assert runner.poll() is None and not (slow / "saved").exists()
+    runner.terminate()
+    assert runner.communicate(timeout=30) and runner.returncode == 143
