@@ -19,17 +19,13 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, PreTrainedConfig, TrainingArguments, logging
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from helpers import (
-    BlockTrainer,
-    check_separable,
-    chunk,
-    collate,
-    context_length,
-    housekeeping,
-    load_model,
-    score_documents,
-)
+from helpers.chunking import chunk
+from helpers.collation import collate
 from helpers.errors import ModelError
+from helpers.models import context_length, load_model
+from helpers.perplexity import score_documents
+from helpers.trainer import BlockTrainer
+from helpers.training import check_separable, housekeeping
 
 SIZES = {  # names of sizes in configurations, by what a small model has there
     64: "attention_chunk_size attention_hidden_size attention_window_size chunk_size "

@@ -28,7 +28,7 @@ def real_text() -> Path:
 @pytest.fixture(scope="session")
 def tokenizer():
     """The embedded tokenizer."""
-    from helpers import load_tokenizer
+    from helpers.models import load_tokenizer
 
     return load_tokenizer("embedded")
 

@@ -16,8 +16,11 @@ from safetensors.torch import save_file
 from transformers import GPT2Config, GPT2LMHeadModel, TrainerCallback, TrainingArguments
 
 import helpers.engine.watch
-from helpers import BlockTrainer, chunk, collate, housekeeping, losses_of
+from helpers.chunking import chunk
+from helpers.collation import collate
 from helpers.errors import UserError
+from helpers.trainer import BlockTrainer
+from helpers.training import housekeeping, losses_of
 
 
 def blocks_of(lengths, block_size=16, strategy="document", seed=1):

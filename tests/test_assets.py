@@ -6,8 +6,11 @@ from collections import Counter
 
 import pytest
 
-from helpers import load_examples, load_model, prefix_token, score_documents, split_fairly, texts
+from helpers.columns import texts
+from helpers.data import load_examples, split_fairly
 from helpers.hub.sources import EMBEDDED
+from helpers.models import load_model, prefix_token
+from helpers.perplexity import score_documents
 
 CATEGORIES = [
     "Biology",

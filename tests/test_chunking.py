@@ -18,9 +18,13 @@ from transformers import (
     TrainingArguments,
 )
 
-from helpers import check_block_size, chunk, collate, load, load_examples, texts, tokenize, totals
+from helpers.chunking import chunk, totals
+from helpers.collation import check_block_size, collate
+from helpers.columns import texts
+from helpers.data import load, load_examples
 from helpers.errors import DataError, ParameterError
 from helpers.packing import best_fit_decreasing, take_segments
+from helpers.tokenization import tokenize
 
 EOS = 0
 DOCUMENTS = st.lists(st.lists(st.integers(0, 60), max_size=20), min_size=1, max_size=12)

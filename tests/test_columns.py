@@ -3,8 +3,9 @@
 import pytest
 from datasets import Dataset
 
-from helpers import texts, tokenize
+from helpers.columns import texts
 from helpers.errors import ParameterError
+from helpers.tokenization import tokenize
 
 CHAT = [[{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]]
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"

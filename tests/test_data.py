@@ -19,9 +19,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from helpers import drop_empty, hub, load, load_examples, near_duplicates, save, shared_ngrams, split_fairly, texts
-from helpers.data import left_out
+from helpers.columns import texts
+from helpers.data import drop_empty, left_out, load, load_examples, near_duplicates, save, shared_ngrams, split_fairly
 from helpers.errors import DataError, ParameterError, UserError
+from helpers.hub import download as hub
 from helpers.hub import sources as sources_module
 from helpers.hub.sources import needs_fetching, sources
 from helpers.runs.folder import Run
@@ -534,10 +535,11 @@ def test_what_is_saved_is_loaded_and_map_leaves_no_cache_beside_it(tmp_path):
 
 
 SAVES = """
-import sys, pathlib, datasets, helpers
+import sys, pathlib, datasets
+from helpers.data import drop_empty, load_examples, save, split_fairly
 datasets.config.HF_DATASETS_CACHE = pathlib.Path(sys.argv[1]).parent / "cache"
-parts = helpers.split_fairly(helpers.drop_empty(helpers.load_examples(sys.argv[1], "train"), "text"), "text", 0.3, 0)
-helpers.save(parts, pathlib.Path(sys.argv[2]))
+parts = split_fairly(drop_empty(load_examples(sys.argv[1], "train"), "text"), "text", 0.3, 0)
+save(parts, pathlib.Path(sys.argv[2]))
 """
 
 

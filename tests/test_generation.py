@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from helpers import check_prompt, context_length, continue_text, load_model
 from helpers.errors import ParameterError
+from helpers.generation import check_prompt, continue_text
+from helpers.models import context_length, load_model
 
 PROMPT = "The sky is blue because the"
 

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 import helpers.engine.tiled_loss
-from helpers import collate, load_model, score_documents
+from helpers.collation import collate
 from helpers.engine.tiled_loss import lean_loss
+from helpers.models import load_model
+from helpers.perplexity import score_documents
 from tests.small_training import blocks_of, small
 from tests.test_whole import SMALL, command
 

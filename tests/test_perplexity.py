@@ -11,21 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM
 
-from helpers import (
-    chunk,
-    collate,
-    compare,
-    definitions,
-    flat,
-    interval,
-    load_model,
-    score_blocks,
-    score_documents,
-    score_stride,
-    scoring,
-)
+from helpers import scoring
+from helpers.chunking import chunk
+from helpers.collation import collate
 from helpers.errors import DataError, ModelError, ParameterError
-from helpers.perplexity import Score
+from helpers.models import load_model
+from helpers.perplexity import Score, compare, definitions, flat, interval, score_blocks, score_documents, score_stride
 
 CLOSE = 1e-6  # logits are float32 numbers, whose eps is 1.2e-7
 VOCABULARY, CONTEXT, PREFIX = 64, 32, 0

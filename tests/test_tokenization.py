@@ -14,9 +14,10 @@ from datasets import Dataset, Features, Value
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers import load_examples, tokenize
 from helpers.columns import rendered
+from helpers.data import load_examples
 from helpers.errors import ParameterError
+from helpers.tokenization import tokenize
 
 
 def tokenized(texts, tokenizer):

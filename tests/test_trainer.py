@@ -33,23 +33,15 @@ from transformers import (
 
 import helpers.engine.tiled_loss
 import helpers.training
-from helpers import (
-    BlockTrainer,
-    Samples,
-    add_lora,
-    check_separable,
-    collate,
-    housekeeping,
-    load_model,
-    losses_of,
-    peak_share,
-    save_model,
-    score_blocks,
-)
+from helpers.collation import collate
 from helpers.engine.tiled_loss import lean_loss
+from helpers.engine.watch import Samples
 from helpers.errors import ModelError, ParameterError, RunError
 from helpers.hub.sources import PROJECT
-from helpers.trainer import COMPLETE, newest_checkpoint
+from helpers.models import load_model
+from helpers.perplexity import score_blocks
+from helpers.trainer import COMPLETE, BlockTrainer, newest_checkpoint
+from helpers.training import add_lora, check_separable, housekeeping, losses_of, peak_share, save_model
 from tests.small_training import blocks_of, small
 
 SHAPE = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -24,19 +24,15 @@ from transformers import (
 
 import helpers.engine.watch
 import helpers.training
-from helpers import (
-    BlockTrainer,
-    check_tokenizers_agree,
-    choose_dtype,
-    chunk,
-    collate,
-    load_model,
-    losses_of,
-    score_blocks,
-)
+from helpers.chunking import chunk
+from helpers.collation import collate
 from helpers.engine.progress import FILE
 from helpers.errors import ModelError, ParameterError
+from helpers.models import load_model
+from helpers.perplexity import score_blocks
 from helpers.runs.notebook import path_of
+from helpers.trainer import BlockTrainer
+from helpers.training import check_tokenizers_agree, choose_dtype, losses_of
 from tests.small_training import blocks_of
 
 CLOSE = 1e-6  # the loss of a batch is a float32 number, whose eps is 1.2e-7

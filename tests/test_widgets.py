@@ -31,7 +31,7 @@ def test_the_slider_says_what_is_wrong_in_a_sentence():
 
 
 def test_the_playground_writes_with_every_model_and_explains_a_mistake(tokenizer):
-    from helpers import load_model
+    from helpers.models import load_model
 
     models = {"one": load_model("embedded"), "<two>": load_model("embedded")}
     box = playground(models, tokenizer, "The water")

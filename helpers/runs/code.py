@@ -9,8 +9,7 @@ from helpers.hub.sources import PROJECT, once
 from helpers.runs.parameters import folder_of
 
 PACKAGE = "helpers"
-# They keep the records, and cannot change what a step computes. (What the names in helpers/__init__.py
-# stand for is looked up there; the table itself does not count.)
+# They keep the records, and cannot change what a step computes.
 LEFT_OUT = {PACKAGE, *(f"{PACKAGE}.runs{name}" for name in ("", ".folder", ".code", ".cells"))}
 
 
@@ -71,8 +70,6 @@ def _imports(text: str) -> list[tuple[int, str, tuple[str, ...]]]:
 
 def _modules(imports: list[tuple[int, str, tuple[str, ...]]], package: str) -> set[str]:
     """The modules of this package that imports in `package` may load; some of the names are none."""
-    import helpers
-
     found: set[str] = set()
     for level, module, names in imports:
         if level:
@@ -82,9 +79,6 @@ def _modules(imports: list[tuple[int, str, tuple[str, ...]]], package: str) -> s
         if parts[0] == PACKAGE:
             found |= {".".join(parts[:n]) for n in range(1, len(parts) + 1)}
             found |= {f"{module}.{name}" for name in names}
-        if module == PACKAGE:  # the names that are loaded when they are first used
-            homes = helpers._HOME
-            found |= {f"{PACKAGE}.{homes[name]}" for name in homes if {name, "*"} & set(names)}
     return found
 
 

@@ -52,7 +52,10 @@ def train_in_window(seconds: float) -> None:
     from datasets import Dataset
     from transformers import TrainerCallback, TrainingArguments
 
-    from helpers import BlockTrainer, collate, housekeeping, load_model
+    from helpers.collation import collate
+    from helpers.models import load_model
+    from helpers.trainer import BlockTrainer
+    from helpers.training import housekeeping
 
     batch, length, warm = 8, 128, 5
 

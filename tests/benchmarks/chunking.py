@@ -16,7 +16,10 @@ from pathlib import Path
 import pyarrow as pa
 from datasets import Dataset, disable_progress_bars
 
-from helpers import chunk, load_examples, load_tokenizer, tokenize
+from helpers.chunking import chunk
+from helpers.data import load_examples
+from helpers.models import load_tokenizer
+from helpers.tokenization import tokenize
 from tests import REAL_TEXT
 from tests.benchmarks.results import record, status, table
 

@@ -18,7 +18,11 @@ from datasets import disable_progress_bars
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from helpers import choose_dtype, load_examples, load_tokenizer, score_documents, score_stride, split_fairly, texts
+from helpers.columns import texts
+from helpers.data import load_examples, split_fairly
+from helpers.models import load_tokenizer
+from helpers.perplexity import score_documents, score_stride
+from helpers.training import choose_dtype
 from tests.benchmarks.results import record, table, watched
 
 CONTEXT, STRIDE = 512, 256

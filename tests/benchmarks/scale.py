@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, disable_progress_bars
 
-from helpers import chunk
+from helpers.chunking import chunk
 from tests.benchmarks.results import record, table, watched
 
 BLOCK_SIZE = 1024

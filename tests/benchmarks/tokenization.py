@@ -8,7 +8,10 @@ from pathlib import Path
 
 import datasets
 
-from helpers import load_examples, load_tokenizer, texts, tokenize
+from helpers.columns import texts
+from helpers.data import load_examples
+from helpers.models import load_tokenizer
+from helpers.tokenization import tokenize
 from tests import REAL_TEXT
 from tests.benchmarks.results import record, table
 

@@ -26,10 +26,12 @@ from transformers import (
     logging,
 )
 
-from helpers import BlockTrainer, choose_dtype, collate, housekeeping, load_tokenizer, peak_share
+from helpers.collation import collate
 from helpers.hub.sources import EMBEDDED
-from helpers.models import quicken
+from helpers.models import load_tokenizer, quicken
 from helpers.scoring import keep_memory
+from helpers.trainer import BlockTrainer
+from helpers.training import choose_dtype, housekeeping, peak_share
 from tests.benchmarks.results import record, table, watched
 
 WARM = 3  # steps before the clock starts

@@ -178,7 +178,8 @@ def test_offline_is_refused_at_once(client, server):
 LOAD = """
 import sys
 from types import SimpleNamespace
-from helpers import load_examples, texts
+from helpers.columns import texts
+from helpers.data import load_examples
 from helpers.errors import UserError
 for asked in sys.argv[1:]:
     name, split, column, *configuration = asked.split("|")
@@ -317,7 +318,7 @@ def test_what_does_not_fit_is_not_begun(monkeypatch):
 PUBLISH = """
 import sys
 from types import SimpleNamespace
-from helpers import load_model
+from helpers.models import load_model
 from helpers.errors import UserError
 from helpers.hub.publishing import publish
 from helpers.hub.sources import EMBEDDED
@@ -369,7 +370,7 @@ def test_the_token_is_not_shown(monkeypatch, token):
 
 
 def test_who_is_logged_in_is_said(client):
-    said = client("-c", "from helpers import login_state; print(login_state())", HF_TOKEN=TOKEN).stdout
+    said = client("-c", "from helpers.hub.download import login_state; print(login_state())", HF_TOKEN=TOKEN).stdout
     assert said.startswith("Logged in to the Hub as tester") and TOKEN not in said
 
 

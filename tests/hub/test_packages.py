@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import load_model, load_tokenizer, packaged
 from helpers.errors import ModelError
+from helpers.hub import packages as packaged
 from helpers.hub.sources import needs_fetching, sources
+from helpers.models import load_model, load_tokenizer
 
 
 @pytest.fixture

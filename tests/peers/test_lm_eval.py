@@ -9,7 +9,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from helpers import load_examples, load_model, load_tokenizer, prefix_token, score_documents, texts
+from helpers.columns import texts
+from helpers.data import load_examples
+from helpers.models import load_model, load_tokenizer, prefix_token
+from helpers.perplexity import score_documents
 
 pytestmark = pytest.mark.peers
 CLOSE = 1e-4

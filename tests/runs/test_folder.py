@@ -389,22 +389,20 @@ def test_of_a_notebook_the_code_cells_count_but_for_the_parameters(copy):
 
 
 def test_imports_lead_through_packages_and_lines_of_ipython(copy):
-    engine = copy / "helpers" / "engine"
-    (engine / "deep").mkdir(parents=True)
-    (engine / "__init__.py").write_text("from . import near\n")
-    (engine / "near.py").write_text("def f():\n    from .deep.far import g\n")
-    (engine / "deep" / "__init__.py").touch()
-    (engine / "deep" / "far.py").write_text("from ...helpers_of_others import x\nfrom ..beside import y\n")
-    (engine / "beside.py").write_text("import helpers.absolute\n")
+    wing = copy / "helpers" / "wing"
+    (wing / "deep").mkdir(parents=True)
+    (wing / "__init__.py").write_text("from . import near\n")
+    (wing / "near.py").write_text("def f():\n    from .deep.far import g\n")
+    (wing / "deep" / "__init__.py").touch()
+    (wing / "deep" / "far.py").write_text("from ...helpers_of_others import x\nfrom ..beside import y\n")
+    (wing / "beside.py").write_text("import helpers.absolute\n")
     (copy / "helpers" / "absolute.py").touch()
-    (engine / "unused.py").touch()
+    (wing / "unused.py").touch()
     path = copy / "notebooks" / "06_infer.ipynb"
-    edit_cell(
-        path, lambda c: "playground" in c.source and c.cell_type == "code", "\n%time 1\nfrom helpers import engine"
-    )
-    for name in ("engine/__init__", "engine/near", "engine/deep/far", "engine/beside", "absolute"):
+    edit_cell(path, lambda c: "playground" in c.source and c.cell_type == "code", "\n%time 1\nfrom helpers import wing")
+    for name in ("wing/__init__", "wing/near", "wing/deep/far", "wing/beside", "absolute"):
         assert stale_after(append(copy / "helpers" / f"{name}.py")) == ["infer"], name
-    assert stale_after(append(engine / "unused.py")) == []
+    assert stale_after(append(wing / "unused.py")) == []
 
 
 def test_metrics_are_those_of_fresh_steps(three):
@@ -455,7 +453,7 @@ def test_an_unknown_injected_parameter_is_refused(tmp_path, monkeypatch, cell, n
 
 def test_papermill_injects_an_unknown_parameter_and_begin_refuses_it(tmp_path):
     cell = nbformat.v4.new_code_cell("seed: int = 1\nrun_dir: str = 'run'", metadata={"tags": ["parameters"]})
-    work = nbformat.v4.new_code_cell("from helpers import begin\nbegin('load', run_dir, seed=seed)")
+    work = nbformat.v4.new_code_cell("from helpers.runs.folder import begin\nbegin('load', run_dir, seed=seed)")
     nbformat.write(nbformat.v4.new_notebook(cells=[cell, work]), tmp_path / "tiny.ipynb")
     injected = {"sede": 3, "run_dir": str(tmp_path / "run")}
     how = {"kernel_name": "python3", "language": "python", "progress_bar": False, "cwd": module.PROJECT}

@@ -117,7 +117,7 @@ def test_the_package_without_its_notebooks_is_a_library(copy_of_project):
         done = python("-m", "helpers", *command)
         assert done.returncode == 1 and done.stderr.startswith("The notebooks are not beside the package helpers")
         assert done.stderr.count("\n") == 1 and "pip install -e ." in done.stderr
-    assert python("-c", "from helpers import begin; begin('load', 'x')").returncode == 0
+    assert python("-c", "from helpers.runs.folder import begin; begin('load', 'x')").returncode == 0
 
 
 @pytest.mark.full
@@ -131,7 +131,7 @@ def test_it_can_be_installed_as_a_library(copy_of_project, tmp_path):
     assert done.returncode == 0, done.stderr
     (tmp_path / "helpers").unlink()
     code = f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); import helpers; print(helpers.__file__)"
-    code += "; from helpers.data import load_examples; from helpers import load_model; load_model('embedded')"
+    code += "; from helpers.data import load_examples; from helpers.models import load_model; load_model('embedded')"
     used = python("-c", code + "; print(len(load_examples('embedded', 'train[:3]')))")
     assert used.returncode == 0, used.stderr
     assert used.stdout.split() == [str(tmp_path / "site" / "helpers" / "__init__.py"), "3"]

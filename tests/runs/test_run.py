@@ -16,7 +16,6 @@ import nbformat
 import numpy as np
 import pytest
 
-import helpers
 from helpers.errors import RunError, UserError
 from helpers.hub.sources import PROJECT
 from helpers.runs import run as batch
@@ -503,12 +502,6 @@ def test_the_command_line_and_the_package_import_no_torch(tmp_path):
         imported = set(re.findall(r"\|\s+([\w.]+)$", result.stderr, re.M))
         assert result.returncode == 0 and "helpers" in imported
         assert not imported & {"torch", "transformers", "datasets", "matplotlib"}
-
-
-def test_every_public_name_leads_to_something():
-    assert all(callable(getattr(helpers, name)) for name in helpers.__all__)
-    with pytest.raises(AttributeError, match="no_such_name"):
-        _ = helpers.no_such_name
 
 
 @pytest.mark.full
