@@ -16,19 +16,29 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_
 
 Profile = Annotated[
     str | None,
-    typer.Option(help="A file of notebooks/profiles, without its ending, or the path of one; by default tiny."),
+    typer.Option(
+        help="A file of notebooks/profiles, without its ending, or the path of one; by default tiny."
+    ),
 ]
 RunDir = Annotated[
     str | None,
-    typer.Option(help="Where the run is kept, with its profile and settings; by default runs/PROFILE."),
+    typer.Option(
+        help="Where the run is kept, with its profile and settings; by default runs/PROFILE."
+    ),
 ]
 Settings = Annotated[
-    list[str] | None, typer.Option("-p", help="STEP.NAME=VALUE, or NAME=VALUE for every step that has it.")
+    list[str] | None,
+    typer.Option("-p", help="STEP.NAME=VALUE, or NAME=VALUE for every step that has it."),
 ]
 Grace = Annotated[
-    float, typer.Option(min=0, help="Seconds that a notebook has to save its work when it is interrupted.")
+    float,
+    typer.Option(
+        min=0, help="Seconds that a notebook has to save its work when it is interrupted."
+    ),
 ]
-TimeLimit = Annotated[float, typer.Option(min=0, help="Minutes that each notebook may take; 0: as long as it takes.")]
+TimeLimit = Annotated[
+    float, typer.Option(min=0, help="Minutes that each notebook may take; 0: as long as it takes.")
+]
 EDITED = (
     "notebooks/{} is not as it was committed: its code runs as it is now, with the parameters of the profile "
     "in place of those in its cell."
@@ -44,7 +54,9 @@ def commands() -> None:
 
 
 def _console() -> Console:
-    width = None if sys.stdout.isatty() else 200  # a table in a file or a pipe keeps its lines whole
+    width = (
+        None if sys.stdout.isatty() else 200
+    )  # a table in a file or a pipe keeps its lines whole
     return Console(highlight=False, markup=False, soft_wrap=True, width=width)
 
 
@@ -57,8 +69,15 @@ def _going_on(
     folder = folder_for(run_dir, profile)
     name, settings = going_on(folder, profile, setting)
     kept = settings.keys() - spelled_out(setting).keys()
-    listed = ", ".join([f"{folder} goes on with profile {name}", *(f"{key}={settings[key]}" for key in settings)])
-    return folder, name, settings, [listed + "."] * (bool(kept) or (profile is None and name != DEFAULT))
+    listed = ", ".join(
+        [f"{folder} goes on with profile {name}", *(f"{key}={settings[key]}" for key in settings)]
+    )
+    return (
+        folder,
+        name,
+        settings,
+        [listed + "."] * (bool(kept) or (profile is None and name != DEFAULT)),
+    )
 
 
 @app.command()
@@ -66,8 +85,12 @@ def run(
     profile: Profile = None,
     run_dir: RunDir = None,
     setting: Settings = None,
-    start: Annotated[str | None, typer.Option("--from", help="Do this step and the later ones again.")] = None,
-    force: Annotated[bool, typer.Option(help="Do every step again, also those that are done.")] = False,
+    start: Annotated[
+        str | None, typer.Option("--from", help="Do this step and the later ones again.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option(help="Do every step again, also those that are done.")
+    ] = False,
     time_limit: TimeLimit = 0,
     grace: Grace = 60,
 ) -> None:
@@ -100,21 +123,30 @@ def run(
 
 @app.command()
 def sweep(
-    file: Annotated[Path, typer.Argument(help="What is varied; notebooks/profiles/sweep-tiny.yaml is an example.")],
-    sweep_dir: Annotated[str | None, typer.Option(help="Where the runs are kept; by default runs/FILE.")] = None,
+    file: Annotated[
+        Path,
+        typer.Argument(help="What is varied; notebooks/profiles/sweep-tiny.yaml is an example."),
+    ],
+    sweep_dir: Annotated[
+        str | None, typer.Option(help="Where the runs are kept; by default runs/FILE.")
+    ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="How many runs at once.")] = 1,
     dry_run: Annotated[bool, typer.Option(help="Show what would run, and run nothing.")] = False,
     scheduler: Annotated[
         str | None, typer.Option(help="The address of a Dask scheduler, such as tcp://host:8786.")
     ] = None,
-    index: Annotated[int | None, typer.Option(min=0, help="Do only the run with this number, for array jobs.")] = None,
+    index: Annotated[
+        int | None, typer.Option(min=0, help="Do only the run with this number, for array jobs.")
+    ] = None,
     time_limit: TimeLimit = 0,
     grace: Grace = 60,
 ) -> None:
     """Run many variants; run again, it goes on where it stopped. A run that fails does not stop the others."""
     from helpers.runs import sweep as sweeps
 
-    if sweeps.main(file, sweep_dir, jobs, dry_run, scheduler, index, time_limit * 60, _console(), grace):
+    if sweeps.main(
+        file, sweep_dir, jobs, dry_run, scheduler, index, time_limit * 60, _console(), grace
+    ):
         sys.exit(1)
 
 
@@ -122,7 +154,9 @@ def sweep(
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
     csv: Annotated[Path | None, typer.Option(help="Write the table there too.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Write the table with its figures there too.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write the table with its figures there too.")
+    ] = None,
 ) -> None:
     """Compare runs: what differs, and their perplexities, best first."""
     from helpers.runs import comparison
@@ -183,7 +217,10 @@ def main() -> None:
         sys.exit(1)
     except SystemExit as ended:
         if ended.code == 130:
-            print("Interrupted; what was done stays, and the same command goes on from there.", file=sys.stderr)
+            print(
+                "Interrupted; what was done stays, and the same command goes on from there.",
+                file=sys.stderr,
+            )
             sys.exit(128 + (ENDED_BY or [signal.SIGINT])[0])
         raise
     except OSError as error:

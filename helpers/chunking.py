@@ -90,7 +90,9 @@ def chunk(
     position_ids: bool = True,
     seed: int = 0,
     folder: Path | None = None,
-) -> tuple["Dataset | DatasetDict | IterableDataset | IterableDatasetDict", "Account | dict[str, Account]"]:
+) -> tuple[
+    "Dataset | DatasetDict | IterableDataset | IterableDatasetDict", "Account | dict[str, Account]"
+]:
     """Cut the column `input_ids` into blocks of at most `block_size` tokens.
 
     The documents `a b c`, `d e` and `f` in blocks of 5 tokens, with `|` for end-of-text:

@@ -27,7 +27,9 @@ def collate(blocks: list[dict[str, list[int]]]) -> dict[str, "torch.Tensor"]:
     for row, block in enumerate(blocks):
         length = len(block["input_ids"])
         for name in batch:
-            batch[name][row, :length] = torch.as_tensor(block[name] if name in block else block["input_ids"])
+            batch[name][row, :length] = torch.as_tensor(
+                block[name] if name in block else block["input_ids"]
+            )
         if "position_ids" in batch:
             batch["labels"][row, :length][batch["position_ids"][row, :length] == 0] = IGNORED
     return batch
@@ -37,5 +39,7 @@ def check_block_size(block_size: int, context: int) -> None:
     """ParameterError if blocks would be longer than the model's context length (tokens)."""
     if block_size > context:
         raise ParameterError(
-            "block_size", block_size, f"the model attends to at most {context:,} tokens, choose 2 to {context:,}"
+            "block_size",
+            block_size,
+            f"the model attends to at most {context:,} tokens, choose 2 to {context:,}",
         )

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 _FIELD = re.compile(r"\{([^{}]+)\}")
 
 
-def texts(examples: "Dataset", text_column: str, tokenizer: "PreTrainedTokenizerBase | None" = None) -> list[str]:
+def texts(
+    examples: "Dataset", text_column: str, tokenizer: "PreTrainedTokenizerBase | None" = None
+) -> list[str]:
     """The text of each example: a string as it is, a list of strings joined by spaces, '' where there is none.
 
     A nested column is named with dots, as `Dataset.flatten` names it (`answers.text`). Several are joined by a format string, such as
@@ -40,7 +42,9 @@ def text_of(examples: "Dataset", text_column: str) -> "Dataset":
             hint, listed = nearest(name, known), f"the columns are {_listed(known)}"
             said = f"there is no column {name!r}, " if name != text_column else ""
             raise ParameterError(
-                "text_column", text_column, said + (f"{hint}, {listed}" if "nearest" in hint else listed)
+                "text_column",
+                text_column,
+                said + (f"{hint}, {listed}" if "nearest" in hint else listed),
             )
         outer = max((c for c in examples.column_names if f"{name}.".startswith(f"{c}.")), key=len)
         column = examples.select_columns(outer).with_format("arrow")[:][outer]
@@ -59,14 +63,22 @@ def _listed(names: Sequence[str]) -> str:
 
 def _named(text_column: str, known: Sequence[str]) -> list[str]:
     """The columns that a name or format string means."""
-    return [text_column] if text_column in known else list(dict.fromkeys(_FIELD.findall(text_column))) or [text_column]
+    return (
+        [text_column]
+        if text_column in known
+        else list(dict.fromkeys(_FIELD.findall(text_column))) or [text_column]
+    )
 
 
 def rendered(
-    columns: Mapping[str, list], text_column: str, tokenizer: "PreTrainedTokenizerBase | None" = None
+    columns: Mapping[str, list],
+    text_column: str,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
 ) -> list[str]:
     """Values of columns as one text for each example; ParameterError where one holds something else."""
-    parts = {name: [_text(v, text_column, tokenizer) for v in values] for name, values in columns.items()}
+    parts = {
+        name: [_text(v, text_column, tokenizer) for v in values] for name, values in columns.items()
+    }
     if text_column in parts:
         return parts[text_column]
     rows = (dict(zip(parts, row, strict=True)) for row in zip(*parts.values(), strict=True))
@@ -78,7 +90,9 @@ def _text(value: object, text_column: str, tokenizer: "PreTrainedTokenizerBase |
         return value or ""
     if isinstance(value, list) and all(part is None or isinstance(part, str) for part in value):
         return " ".join(part for part in value if part)
-    if isinstance(value, list) and all(isinstance(part, dict) and _is_message(part) for part in value):
+    if isinstance(value, list) and all(
+        isinstance(part, dict) and _is_message(part) for part in value
+    ):
         if tokenizer is None:
             return "\n".join(f"{m['role']}: {m['content'] or ''}" for m in _joined(value))
         if tokenizer.chat_template is None:
@@ -100,8 +114,16 @@ def _text(value: object, text_column: str, tokenizer: "PreTrainedTokenizerBase |
                 "the chat template of the model's tokenizer refuses a conversation in it "
                 f"({first_line(error)}), change such messages, or choose a model whose template takes them",
             ) from None
-    kind = type(next((part for part in value if part is not None), None) if isinstance(value, list) else value).__name__
-    raise ParameterError("text_column", text_column, f"it holds {kind}, choose a column of texts or of lists of texts")
+    kind = type(
+        next((part for part in value if part is not None), None)
+        if isinstance(value, list)
+        else value
+    ).__name__
+    raise ParameterError(
+        "text_column",
+        text_column,
+        f"it holds {kind}, choose a column of texts or of lists of texts",
+    )
 
 
 def _is_message(part: dict) -> bool:

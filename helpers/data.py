@@ -50,12 +50,16 @@ def load_examples(dataset: str, split: str, configuration: str = "") -> "Dataset
         found = datasets.load_dataset(**reader, split=split)
     except (ValueError, AssertionError, KeyError, TypeError, RuntimeError) as error:
         raise ParameterError(
-            "split", split, f"{dataset!r} has no such split ({first_line(error)}), try 'train[:1000]'"
+            "split",
+            split,
+            f"{dataset!r} has no such split ({first_line(error)}), try 'train[:1000]'",
         ) from None
     asked = re.fullmatch(r".*\[(\d*):(\d+)\]", split)
     if asked and len(found) < int(asked[2]) - int(asked[1] or 0):
         wanted = int(asked[2]) - int(asked[1] or 0)
-        print(f"{wanted:,} examples were asked for, the data set has {len(found):,}: all of them are used.")
+        print(
+            f"{wanted:,} examples were asked for, the data set has {len(found):,}: all of them are used."
+        )
     elif omitted := left_out(found, split):
         print(f"{split!r} leaves out {omitted:,} of {len(found) + omitted:,} examples.")
     return found
@@ -68,14 +72,18 @@ def left_out(examples: "Dataset", split: str) -> int:
     return sum(sizes[name].num_examples for name in names) - len(examples)
 
 
-def _reader(dataset: str, path: Path, copy: "hub.Copy | None", configuration: str) -> dict[str, object]:
+def _reader(
+    dataset: str, path: Path, copy: "hub.Copy | None", configuration: str
+) -> dict[str, object]:
     """What `load_dataset` is called with: a repository's folder, or files and their ending's reader."""
     if copy and not copy.files:
         return {"path": str(path)} | ({"name": configuration} if configuration else {})
     if configuration:
         raise ParameterError("configuration", configuration, "a file has none, leave it empty")
     if path.is_dir() and not copy:
-        inside = sorted(p for p in path.rglob("[!.]*") if p.is_file() and p.suffix not in ("", ".md"))
+        inside = sorted(
+            p for p in path.rglob("[!.]*") if p.is_file() and p.suffix not in ("", ".md")
+        )
         files = [str(p) for p in inside if "/." not in f"/{p.relative_to(path).as_posix()}"]
     else:
         files = copy.files if copy else [str(p) for p in files_of(path)]
@@ -84,9 +92,13 @@ def _reader(dataset: str, path: Path, copy: "hub.Copy | None", configuration: st
     if not files or None in readers:
         odd = Path(files[readers.index(None)]).name if files else dataset
         known = ", .".join(READERS)
-        raise DataError(f"dataset is {odd!r}: a file must end in .{known}, or one of these and .gz.")
+        raise DataError(
+            f"dataset is {odd!r}: a file must end in .{known}, or one of these and .gz."
+        )
     if any(reader != readers[0] for reader in readers):
-        raise DataError(f"dataset is {dataset!r}: its files are of several kinds, name those of one.")
+        raise DataError(
+            f"dataset is {dataset!r}: its files are of several kinds, name those of one."
+        )
     return readers[0] | {"data_files": [glob.escape(file) for file in files]}
 
 
@@ -157,7 +169,9 @@ def near_duplicates(documents: list[str]) -> np.ndarray:
         for place in range(SHINGLE):
             inside[begins[often[run]] + place] = True
         kept = ~inside
-        lengths = np.bincount(np.repeat(np.arange(len(lengths)), lengths)[kept], minlength=len(lengths))
+        lengths = np.bincount(
+            np.repeat(np.arange(len(lengths)), lengths)[kept], minlength=len(lengths)
+        )
         words = words[kept]
     _join_similar(holder, held, group)
     return _root(group, np.arange(len(group)))
@@ -174,13 +188,17 @@ def _words(documents: list[str], pattern: str) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([np.zeros(0, np.uint64), *found]), lengths
 
 
-def _runs(words: np.ndarray, lengths: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _runs(
+    words: np.ndarray, lengths: np.ndarray, width: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Where each run of `width` words begins, its document, and its 64-bit hash.
 
     A document of fewer words is one run.
     """
     document = np.repeat(np.arange(len(lengths)), lengths)
-    left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(words))  # to the end of its document
+    left = np.repeat(np.cumsum(lengths), lengths) - np.arange(
+        len(words)
+    )  # to the end of its document
     value = np.zeros(len(words), np.uint64)
     for column in range(min(width, len(words))):
         there = len(words) - column
@@ -194,7 +212,9 @@ def _runs(words: np.ndarray, lengths: np.ndarray, width: int) -> tuple[np.ndarra
 def _distinct(owner: np.ndarray, run: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Pairs of a document and a run, each once, in order."""
     count = int(run.max(initial=0)) + 1
-    pairs = np.sort(owner * count + run)  # np.unique would build a table of hashes, three times as slow
+    pairs = np.sort(
+        owner * count + run
+    )  # np.unique would build a table of hashes, three times as slow
     return np.divmod(pairs[np.diff(pairs, prepend=-1) > 0], count)
 
 
@@ -261,11 +281,17 @@ def split_fairly(
 
     if stratify_by_column is not None and stratify_by_column not in examples.column_names:
         raise ParameterError(
-            "stratify_by_column", stratify_by_column, f"choose one of {', '.join(examples.column_names)}, or None"
+            "stratify_by_column",
+            stratify_by_column,
+            f"choose one of {', '.join(examples.column_names)}, or None",
         )
     groups = near_duplicates(texts(examples, text_column)) if groups is None else np.asarray(groups)
     names, first, sizes = np.unique(groups, return_index=True, return_counts=True)
-    values = [str(v) for v in examples[stratify_by_column][:]] if stratify_by_column else [""] * len(examples)
+    values = (
+        [str(v) for v in examples[stratify_by_column][:]]
+        if stratify_by_column
+        else [""] * len(examples)
+    )
     strata: dict[str, list[int]] = {value: [] for value in sorted(set(values))}
     for i in np.random.default_rng(seed).permutation(len(names)):
         strata[values[first[i]]].append(i)
@@ -286,7 +312,10 @@ def split_fairly(
             f"{len(examples):,} examples in {len(names):,} groups of near-duplicates leave one side "
             "empty, use more examples or another share",
         )
-    return DatasetDict(train=examples.select(np.flatnonzero(~in_test)), test=examples.select(np.flatnonzero(in_test)))
+    return DatasetDict(
+        train=examples.select(np.flatnonzero(~in_test)),
+        test=examples.select(np.flatnonzero(in_test)),
+    )
 
 
 def shared_ngrams(train: list[str], test: list[str], n: int = 8) -> np.ndarray:
@@ -306,7 +335,9 @@ def shared_ngrams(train: list[str], test: list[str], n: int = 8) -> np.ndarray:
     return np.divide(shared, own, out=np.full(len(test), np.nan), where=own > 0)
 
 
-def write_split(folder: Path, schema: "pa.Schema", batches: Iterable["pa.RecordBatch"]) -> "Dataset":
+def write_split(
+    folder: Path, schema: "pa.Schema", batches: Iterable["pa.RecordBatch"]
+) -> "Dataset":
     """Write record batches as they come, in the form of `Dataset.save_to_disk`, and memory-map them.
 
     Nothing in `folder` depends on where and when it was written, as it does with `save_to_disk` alone.
@@ -315,7 +346,9 @@ def write_split(folder: Path, schema: "pa.Schema", batches: Iterable["pa.RecordB
     from datasets import Dataset
 
     path = folder / "data-00000-of-00001.arrow"
-    empty = Dataset(pa.Table.from_batches([], schema))  # schema.empty_table() cannot make columns of JSON
+    empty = Dataset(
+        pa.Table.from_batches([], schema)
+    )  # schema.empty_table() cannot make columns of JSON
     empty.save_to_disk(folder)
     with pa.ipc.new_stream(str(path), empty.features.arrow_schema) as stream:
         for batch in batches:

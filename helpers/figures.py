@@ -55,12 +55,16 @@ def draw_blocks(blocks: "Dataset", block_size: int, count: int = 12) -> "Figure"
     for row in range(count):
         positions = blocks[row]["position_ids"]
         for column, position in enumerate(positions):
-            continues = column == 0 and row > 0 and len(blocks[row - 1]["position_ids"]) == block_size
+            continues = (
+                column == 0 and row > 0 and len(blocks[row - 1]["position_ids"]) == block_size
+            )
             document += position == 0 and not continues
             shade = COLOURS[document % len(COLOURS)]
             shades[row, column] = [int(shade[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     figure, ax = axes(7, 0.6 + 0.2 * count)
-    ax.imshow(shades, aspect="auto", interpolation="nearest", extent=(0, block_size, count + 0.5, 0.5))
+    ax.imshow(
+        shades, aspect="auto", interpolation="nearest", extent=(0, block_size, count + 0.5, 0.5)
+    )
     ax.hlines(np.arange(1.5, count + 0.5), 0, block_size, color="white", linewidth=2)
     ax.set(xlabel="token in the block", ylabel="block", yticks=range(1, count + 1, 2))
     return figure
@@ -85,17 +89,27 @@ def draw_bars(
 ) -> "Figure":
     """One horizontal bar for each value, its number beside it, and a line from the lower to the upper end of its interval."""
     figure, ax = axes(7, 0.7 + 0.4 * len(values))
-    ends = np.array([(intervals or {}).get(name, (value, value)) for name, value in values.items()]).T
+    ends = np.array(
+        [(intervals or {}).get(name, (value, value)) for name, value in values.items()]
+    ).T
     away = np.abs(ends - list(values.values()))
     colours = [COLOURS[i % len(COLOURS)] for i in range(len(values))]
-    bars = ax.barh(list(values), list(values.values()), color=colours, xerr=away if intervals else None, capsize=4)
+    bars = ax.barh(
+        list(values),
+        list(values.values()),
+        color=colours,
+        xerr=away if intervals else None,
+        capsize=4,
+    )
     ax.bar_label(bars, fmt="%.1f", padding=3)
     ax.invert_yaxis()
     ax.set_xlabel(label)
     return figure
 
 
-def draw_lines(lines: dict[str, tuple[list[float], list[float]]], xlabel: str, ylabel: str) -> "Figure":
+def draw_lines(
+    lines: dict[str, tuple[list[float], list[float]]], xlabel: str, ylabel: str
+) -> "Figure":
     """Some lines, each with its name, against a logarithmic scale from left to right."""
     figure, ax = axes()
     for (name, (x, y)), colour in zip(lines.items(), COLOURS, strict=False):
@@ -128,7 +142,9 @@ def _logarithmic(ax: object, x: list[float]) -> None:
     ax.set_xticks([], minor=True)
 
 
-def heat_map(text: str, offsets: list[tuple[int, int]], nats: dict[str, np.ndarray], most: float = 20.0) -> "HTML":
+def heat_map(
+    text: str, offsets: list[tuple[int, int]], nats: dict[str, np.ndarray], most: float = 20.0
+) -> "HTML":
     """The words of a text on a ground that is the darker, the more surprised a model was: a column for each model.
 
     `offsets` say where in the text each token lies, `nats` (for each model) how unlikely it was. The nats of a word are the sum of

@@ -9,12 +9,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def check_prompt(prompt: str, max_new_tokens: int, tokenizer: "PreTrainedTokenizerBase", context: int) -> None:
+def check_prompt(
+    prompt: str, max_new_tokens: int, tokenizer: "PreTrainedTokenizerBase", context: int
+) -> None:
     """ParameterError if the prompt and what is to come do not fit into the context length (tokens)."""
     length = len(tokenizer(prompt).input_ids)
     if not length:
         raise ParameterError(
-            "prompt", prompt, "it must have at least one token; the end-of-text token starts an empty text"
+            "prompt",
+            prompt,
+            "it must have at least one token; the end-of-text token starts an empty text",
         )
     if length + max_new_tokens > context:
         raise ParameterError(

@@ -209,7 +209,9 @@ def _device() -> str:
         return "cuda"
     if int(rank) >= (count := torch.cuda.device_count()):
         started = int(os.environ.get("LOCAL_WORLD_SIZE", rank))
-        raise ParameterError("nproc", started, f"each process needs a GPU of its own, this machine has {count}")
+        raise ParameterError(
+            "nproc", started, f"each process needs a GPU of its own, this machine has {count}"
+        )
     torch.cuda.set_device(int(rank))
     return f"cuda:{rank}"
 

@@ -70,7 +70,11 @@ class Score:
     @property
     def bits_per_byte(self) -> float:
         """Bits for a byte of UTF-8 text, NaN without text: independent of the tokenizer, so that models with different ones compare."""
-        return float(self.nats.sum() / math.log(2) / self.bytes.sum()) if self.bytes.any() else math.nan
+        return (
+            float(self.nats.sum() / math.log(2) / self.bytes.sum())
+            if self.bytes.any()
+            else math.nan
+        )
 
     @property
     def word_perplexity(self) -> float:
@@ -112,9 +116,13 @@ def score_documents(
     owners, start = _cut(lengths, context)
     start += 1
     end = np.minimum(start + context, lengths[owners] + 1)
-    windows = Windows(ids, *(before[owners] + n for n in (np.maximum(0, end - context - 1), start, end)), owners)
+    windows = Windows(
+        ids, *(before[owners] + n for n in (np.maximum(0, end - context - 1), start, end)), owners
+    )
     nats = token_nats(model, windows, compute_dtype, resume)
-    return _score(("rolling", context, context, "after the prefix"), windows, nats, lengths + 1, texts)
+    return _score(
+        ("rolling", context, context, "after the prefix"), windows, nats, lengths + 1, texts
+    )
 
 
 def score_stride(
@@ -135,12 +143,18 @@ def score_stride(
     _check_pairs(documents, texts)
     context = context_length(model) if context is None else context
     if not 2 <= context <= context_length(model):
-        raise ParameterError("context", context, f"it must lie between 2 and the model's {context_length(model):,}")
+        raise ParameterError(
+            "context", context, f"it must lie between 2 and the model's {context_length(model):,}"
+        )
     if not 1 <= stride <= context:
-        raise ParameterError("stride", stride, f"it must lie between 1 and the context of {context:,} tokens")
+        raise ParameterError(
+            "stride", stride, f"it must lie between 1 and the context of {context:,} tokens"
+        )
     lengths = np.array([len(ids) for ids in documents], np.int64)
     ids, before = _flat(documents), np.cumsum(lengths) - lengths
-    owners, first = _cut(np.where(lengths > context, lengths - context + stride, np.minimum(lengths, 1)), stride)
+    owners, first = _cut(
+        np.where(lengths > context, lengths - context + stride, np.minimum(lengths, 1)), stride
+    )
     end = np.minimum(first + context, lengths[owners])
     start = np.maximum(first + 1, np.where(first > 0, first + context - stride, 0))
     windows = Windows(ids, *(before[owners] + n for n in (first, start, end)), owners)
@@ -149,7 +163,10 @@ def score_stride(
 
 
 def score_blocks(
-    model: "PreTrainedModel", blocks: "Dataset", compute_dtype: str = "float32", resume: Path | None = None
+    model: "PreTrainedModel",
+    blocks: "Dataset",
+    compute_dtype: str = "float32",
+    resume: Path | None = None,
 ) -> Score:
     """The blocks as the model is trained on them: the targets of the loss, each token with the same weight.
 
@@ -171,7 +188,9 @@ def score_blocks(
     first = np.flatnonzero(begins)
     owners = np.repeat(np.arange(len(lengths)), lengths)[first]
     ignored = flat["labels"] == IGNORED if "labels" in flat else None
-    windows = Windows(ids, first, first + 1, np.append(first[1:], len(ids)), owners, "block", ignored)
+    windows = Windows(
+        ids, first, first + 1, np.append(first[1:], len(ids)), owners, "block", ignored
+    )
     nats = token_nats(model, windows, compute_dtype, resume)
     size = int(lengths.max())
     return _score(("blocks", size, size, "not scored"), windows, nats, lengths, [""] * len(lengths))
@@ -185,7 +204,11 @@ def _check_pairs(documents: Sequence[Sequence[int]], texts: Sequence[str]) -> No
 
 
 def _flat(rows: Sequence[Sequence[int]]) -> np.ndarray:
-    return np.concatenate([np.asarray(row, np.int32) for row in rows]) if len(rows) else np.zeros(0, np.int32)
+    return (
+        np.concatenate([np.asarray(row, np.int32) for row in rows])
+        if len(rows)
+        else np.zeros(0, np.int32)
+    )
 
 
 def _cut(lengths: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:
@@ -196,12 +219,18 @@ def _cut(lengths: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _score(
-    what: tuple[str, int, int, str], windows: Windows, nats: np.ndarray, lengths: np.ndarray, texts: Sequence[str]
+    what: tuple[str, int, int, str],
+    windows: Windows,
+    nats: np.ndarray,
+    lengths: np.ndarray,
+    texts: Sequence[str],
 ) -> Score:
     """A Score from the nats of documents that follow each other, of some lengths in tokens; `what` are its first four fields."""
     scored = ~np.isnan(nats)
     before, ends = np.concatenate([[0], np.cumsum(scored)]), np.cumsum(lengths)
-    digest = hashlib.blake2b(windows.ids.tobytes() + scored.tobytes() + lengths.tobytes(), digest_size=16)
+    digest = hashlib.blake2b(
+        windows.ids.tobytes() + scored.tobytes() + lengths.tobytes(), digest_size=16
+    )
     for text in texts:
         digest.update(text.encode() + b"\0")
     return Score(
@@ -214,7 +243,9 @@ def _score(
     )
 
 
-def bootstrap(nats: np.ndarray, tokens: np.ndarray, seed: int = 0, samples: int = 2000) -> np.ndarray:
+def bootstrap(
+    nats: np.ndarray, tokens: np.ndarray, seed: int = 0, samples: int = 2000
+) -> np.ndarray:
     """The losses of samples of documents, drawn with replacement (Efron 1979): (models, samples), float64, in nats a token.
 
     `nats` (models, documents) of the same `tokens` (documents,): each sample draws documents, the same ones for all models.
@@ -244,12 +275,24 @@ def definitions(scores: dict[str, list[Score]]) -> list[dict[str, object]]:
         for score in found:
             low, high = interval(score)
             row = {"model": model, "definition": score.definition, "first token": score.first_token}
-            row |= {"context": score.context, "stride": score.stride, "tokens": int(score.tokens.sum())}
+            row |= {
+                "context": score.context,
+                "stride": score.stride,
+                "tokens": int(score.tokens.sum()),
+            }
             row |= {"perplexity": score.perplexity, "low": low, "high": high}
-            row |= {"bits per byte": score.bits_per_byte, "perplexity a word": score.word_perplexity}
+            row |= {
+                "bits per byte": score.bits_per_byte,
+                "perplexity a word": score.word_perplexity,
+            }
             documents = score.document_perplexities[score.tokens > 0]
             row |= {"mean": float(documents.mean()), "median": float(np.median(documents))}
-            rows.append({k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()})
+            rows.append(
+                {
+                    k: None if isinstance(v, float) and not math.isfinite(v) else v
+                    for k, v in row.items()
+                }
+            )
     return rows
 
 
@@ -284,7 +327,9 @@ def compare(base: Score, tuned: Score, seed: int = 0, samples: int = 2000) -> di
         one, other = getattr(base, name), getattr(tuned, name)
         if one != other:
             what = "different texts or tokens" if name == "text" else f"{name} {one} and {other}"
-            raise ModelError(f"Base and fine-tuned model were scored on {what}: their perplexities cannot be compared.")
+            raise ModelError(
+                f"Base and fine-tuned model were scored on {what}: their perplexities cannot be compared."
+            )
     some = base.tokens > 0
     if some.sum() < 2:
         raise ModelError(
@@ -296,7 +341,10 @@ def compare(base: Score, tuned: Score, seed: int = 0, samples: int = 2000) -> di
         "perplexity_difference": tuned.perplexity - base.perplexity,
     }
     with np.errstate(over="ignore", invalid="ignore"):
-        drawn = {"ratio": np.exp(losses[1] - losses[0]), "difference": np.exp(losses[1]) - np.exp(losses[0])}
+        drawn = {
+            "ratio": np.exp(losses[1] - losses[0]),
+            "difference": np.exp(losses[1]) - np.exp(losses[0]),
+        }
         for name, values in drawn.items():
             low, high = np.quantile(values, [0.025, 0.975])
             found |= {f"perplexity_{name}_low": float(low), f"perplexity_{name}_high": float(high)}

@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # what is at once in memory, by device; more is no faster
-TILE = {"cpu": (1024, 1024), "cuda": (8192, 8192)}  # logits: of so many tokens, for so many entries of the vocabulary
+TILE = {
+    "cpu": (1024, 1024),
+    "cuda": (8192, 8192),
+}  # logits: of so many tokens, for so many entries of the vocabulary
 MOST = {"cpu": 1024, "cuda": 65_536}  # tokens in a batch
 
 
@@ -60,12 +63,17 @@ class Windows:
             inputs[row, : len(seen) - 1] = torch.from_numpy(seen[:-1])
             if self.ignored is not None:
                 seen[self.ignored[first:end]] = IGNORED
-            targets[row, start - first - 1 : len(seen) - 1] = torch.from_numpy(seen[start - first :])
+            targets[row, start - first - 1 : len(seen) - 1] = torch.from_numpy(
+                seen[start - first :]
+            )
         return inputs, targets
 
 
 def token_nats(
-    model: "PreTrainedModel", windows: Windows, compute_dtype: str = "float32", resume: Path | None = None
+    model: "PreTrainedModel",
+    windows: Windows,
+    compute_dtype: str = "float32",
+    resume: Path | None = None,
 ) -> np.ndarray:
     """The nats (negative log likelihood) of each token of `windows.ids`: (tokens,), float32, NaN where a token is not scored.
 
@@ -97,7 +105,11 @@ def token_nats(
         model.train(training)
         if wrapped is not None:
             model.forward = wrapped
-    nats = np.array(nats) if windows.ignored is None else np.where(windows.ignored, np.float32(np.nan), nats)
+    nats = (
+        np.array(nats)
+        if windows.ignored is None
+        else np.where(windows.ignored, np.float32(np.nan), nats)
+    )
     if np.isnan(nats).all():
         raise DataError("There is not one token to score: the texts are empty.")
     return nats
@@ -130,7 +142,9 @@ def _batches(
     from accelerate.utils.memory import should_reduce_batch_size
 
     def calculation() -> "torch.autocast":
-        return torch.autocast(model.device.type, torch.bfloat16, enabled=compute_dtype == "bfloat16")
+        return torch.autocast(
+            model.device.type, torch.bfloat16, enabled=compute_dtype == "bfloat16"
+        )
 
     width = windows.end - windows.first
     if len(order):
@@ -147,29 +161,40 @@ def _batches(
             if not should_reduce_batch_size(error):
                 raise
             if len(chosen) == 1:
-                raise ModelError(f"A window of {longest} tokens does not fit into memory.") from None
+                raise ModelError(
+                    f"A window of {longest} tokens does not fit into memory."
+                ) from None
             budget = len(chosen) // 2 * longest
             continue
         yield chosen, losses
         order = order[len(chosen) :]
 
 
-def sliced_losses(model: "PreTrainedModel", inputs: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":
+def sliced_losses(
+    model: "PreTrainedModel", inputs: "torch.Tensor", targets: "torch.Tensor"
+) -> "torch.Tensor":
     """The loss at each position, 0 where the target is -100: (rows, length), float32; logits are made a tile at a time."""
     import torch
 
     targets = targets.to(model.device)
     wanted = targets != IGNORED
-    hidden = model.get_decoder()(input_ids=inputs.to(model.device), use_cache=False).last_hidden_state[wanted]
+    hidden = model.get_decoder()(
+        input_ids=inputs.to(model.device), use_cache=False
+    ).last_hidden_state[wanted]
     head, rows = model.get_output_embeddings(), TILE.get(model.device.type, TILE["cpu"])[0]
     losses = torch.zeros(targets.shape, device=model.device)
     losses[wanted] = torch.cat(
-        [_linear_cross_entropy(head, *p) for p in zip(hidden.split(rows), targets[wanted].split(rows), strict=True)]
+        [
+            _linear_cross_entropy(head, *p)
+            for p in zip(hidden.split(rows), targets[wanted].split(rows), strict=True)
+        ]
     )
     return losses
 
 
-def _linear_cross_entropy(head: "torch.nn.Linear", hidden: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":
+def _linear_cross_entropy(
+    head: "torch.nn.Linear", hidden: "torch.Tensor", targets: "torch.Tensor"
+) -> "torch.Tensor":
     """The cross-entropy of `head(hidden)` with the targets, some columns of the vocabulary after others: (tokens,), float32."""
     import torch
 
@@ -184,23 +209,31 @@ def _linear_cross_entropy(head: "torch.nn.Linear", hidden: "torch.Tensor", targe
         inside = (place >= 0) & (place < logits.shape[1])
         own[inside] = logits[inside, place[inside]]
         most = logits.amax(1)
-        here = logits.sub_(most[:, None]).exp_().sum(1).log_() + most  # logsumexp, in place: new memory is slow
+        here = (
+            logits.sub_(most[:, None]).exp_().sum(1).log_() + most
+        )  # logsumexp, in place: new memory is slow
         total = torch.logaddexp(total, here)
     return total - own
 
 
-def own_losses(model: "PreTrainedModel", inputs: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":
+def own_losses(
+    model: "PreTrainedModel", inputs: "torch.Tensor", targets: "torch.Tensor"
+) -> "torch.Tensor":
     """The same from the logits of the model's own forward, one row of them at a time in float32."""
     import torch
 
     logits = model(input_ids=inputs.to(model.device), use_cache=False).logits
-    return torch.stack([_cross_entropy(row, t) for row, t in zip(logits, targets.to(model.device), strict=True)])
+    return torch.stack(
+        [_cross_entropy(row, t) for row, t in zip(logits, targets.to(model.device), strict=True)]
+    )
 
 
 def _cross_entropy(logits: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":
     import torch
 
-    return torch.nn.functional.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="none")
+    return torch.nn.functional.cross_entropy(
+        logits.float(), targets, ignore_index=IGNORED, reduction="none"
+    )
 
 
 def sliceable(model: "PreTrainedModel", inputs: "torch.Tensor") -> bool:
@@ -213,7 +246,12 @@ def sliceable(model: "PreTrainedModel", inputs: "torch.Tensor") -> bool:
 
     base, head, seen = model.get_decoder(), model.get_output_embeddings(), []
     plain = getattr(type(head), "forward", None) is torch.nn.Linear.forward
-    if base is model or not hasattr(base, "config") or not plain or hasattr(head.weight, "full_tensor"):  # (sharded)
+    if (
+        base is model
+        or not hasattr(base, "config")
+        or not plain
+        or hasattr(head.weight, "full_tensor")
+    ):  # (sharded)
         return False
     for factor in (1, 1000):
 
@@ -238,7 +276,9 @@ def sliceable(model: "PreTrainedModel", inputs: "torch.Tensor") -> bool:
 def _tokens_at_once(model: "PreTrainedModel", sliced: bool) -> int:
     """How many tokens make a batch: what fits into a quarter of the free memory, by a rough count, and no more than MOST."""
     config, kind = model.config.get_text_config(), model.device.type
-    each = 64 * config.hidden_size  # bytes; a dozen float32 vectors as wide as the model or its feed-forward layer
+    each = (
+        64 * config.hidden_size
+    )  # bytes; a dozen float32 vectors as wide as the model or its feed-forward layer
     if config._attn_implementation == "eager" and hasattr(config, "num_attention_heads"):
         each += 8 * config.num_attention_heads * context_length(model)
     if not sliced:
@@ -266,24 +306,34 @@ def free_memory(kind: str) -> int:
     import torch
 
     if kind == "cuda":
-        return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        return (
+            torch.cuda.mem_get_info()[0]
+            + torch.cuda.memory_reserved()
+            - torch.cuda.memory_allocated()
+        )
     free = psutil.virtual_memory().available
     group = Path("/sys/fs/cgroup")
     try:
         left = int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
-        left += int(re.search(r"^inactive_file (\d+)", (group / "memory.stat").read_text(), re.M)[1])  # can be dropped
+        left += int(
+            re.search(r"^inactive_file (\d+)", (group / "memory.stat").read_text(), re.M)[1]
+        )  # can be dropped
     except (OSError, ValueError, TypeError):  # no such file, or no limit
         return free
     return max(0, min(free, left))
 
 
-def _kept(model: "PreTrainedModel", windows: Windows, compute_dtype: str, folder: Path | None) -> np.ndarray:
+def _kept(
+    model: "PreTrainedModel", windows: Windows, compute_dtype: str, folder: Path | None
+) -> np.ndarray:
     """Where the nats are written to: an array of NaN, or a file in `folder` that may hold some already."""
     import torch
 
     if folder is None:
         return np.full(len(windows.ids), np.nan, np.float32)
-    digest = hashlib.blake2b(f"{compute_dtype} {model.config.to_json_string()}".encode(), digest_size=16)
+    digest = hashlib.blake2b(
+        f"{compute_dtype} {model.config.to_json_string()}".encode(), digest_size=16
+    )
     for name, weight in model.state_dict().items():
         digest.update(name.encode())
         digest.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy())
@@ -292,7 +342,9 @@ def _kept(model: "PreTrainedModel", windows: Windows, compute_dtype: str, folder
     path = folder / f"{digest.hexdigest()}.npy"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        with path.with_suffix(".new").open("wb") as file:  # whole and on the disk before it has its name
+        with path.with_suffix(".new").open(
+            "wb"
+        ) as file:  # whole and on the disk before it has its name
             np.save(file, np.full(len(windows.ids), np.nan, np.float32))
             file.flush()
             os.fsync(file.fileno())

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def tokenize(examples: "Dataset", text_column: str, tokenizer: "PreTrainedTokenizerBase") -> "Dataset":
+def tokenize(
+    examples: "Dataset", text_column: str, tokenizer: "PreTrainedTokenizerBase"
+) -> "Dataset":
     """A data set with one column, `input_ids` (int32), and one row for each example.
 
     The guide's `Dataset.map(tokenizer, batched=True, num_proc=4)` copies texts to other processes and ids back as 64-bit
@@ -39,10 +41,16 @@ def tokenize(examples: "Dataset", text_column: str, tokenizer: "PreTrainedTokeni
     def encode(batch: dict[str, list]) -> "pa.Table":
         import pyarrow as pa
 
-        encodings = backend.encode_batch_fast(rendered(batch, text_column, tokenizer), add_special_tokens=False)
+        encodings = backend.encode_batch_fast(
+            rendered(batch, text_column, tokenizer), add_special_tokens=False
+        )
         offsets = np.cumsum([0] + [len(e) for e in encodings])
-        values = np.fromiter(chain.from_iterable(e.ids for e in encodings), np.int32, count=int(offsets[-1]))
-        return pa.table({"input_ids": pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values))})
+        values = np.fromiter(
+            chain.from_iterable(e.ids for e in encodings), np.int32, count=int(offsets[-1])
+        )
+        return pa.table(
+            {"input_ids": pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values))}
+        )
 
     features = datasets.Features({"input_ids": datasets.LargeList(datasets.Value("int32"))})
     source = text_of(examples, text_column)

@@ -42,7 +42,9 @@ class BlockTrainer(Trainer):
         self.watch = Watch(tokens_per_epoch=sum(map(len, self.train_dataset["input_ids"])))
         self.add_callback(self.watch)
         self.pieces = 1  # into how many parts a batch is cut
-        self._since: list[dict[str, torch.Tensor]] = []  # batches since the last step of the optimizer
+        self._since: list[
+            dict[str, torch.Tensor]
+        ] = []  # batches since the last step of the optimizer
 
     def train(self, *args, **kwargs):
         """Train to the end, from the last checkpoint on; after an interruption, it can be called again.
@@ -77,16 +79,22 @@ class BlockTrainer(Trainer):
                 for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
                     model.__dict__.pop(name, None)
         if self.watch.stop:
-            raise KeyboardInterrupt(f"saved at step {self.state.global_step}; the same command goes on from there")
+            raise KeyboardInterrupt(
+                f"saved at step {self.state.global_step}; the same command goes on from there"
+            )
         return done
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
         """The loss of the test blocks, in nats a token."""
         dtype = "bfloat16" if self.args.bf16 else "float32"
-        score = score_blocks(self.model, self.eval_dataset if eval_dataset is None else eval_dataset, dtype)
+        score = score_blocks(
+            self.model, self.eval_dataset if eval_dataset is None else eval_dataset, dtype
+        )
         metrics = {f"{metric_key_prefix}_loss": score.loss}
         self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
         return metrics
 
     def training_step(self, model, inputs, num_items_in_batch=None):
@@ -100,13 +108,16 @@ class BlockTrainer(Trainer):
             try:
                 for batch in todo:
                     loss = sum(
-                        super(BlockTrainer, self).training_step(model, p, num_items_in_batch) for p in self._cut(batch)
+                        super(BlockTrainer, self).training_step(model, p, num_items_in_batch)
+                        for p in self._cut(batch)
                     )
                 break
             except RuntimeError as error:
                 if not should_reduce_batch_size(error):
                     raise
-            if self.args.world_size > 1:  # the others would wait for gradients that this one makes twice
+            if (
+                self.args.world_size > 1
+            ):  # the others would wait for gradients that this one makes twice
                 raise ModelError(
                     f"A batch of {blocks} blocks does not fit into the memory of each of {self.args.world_size} "
                     "processes: lower per_device_train_batch_size, and raise gradient_accumulation_steps for it."
@@ -178,7 +189,9 @@ class BlockTrainer(Trainer):
             self.watch.stop = True
 
         main = threading.current_thread() is threading.main_thread()
-        before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)} if main else {}
+        before = (
+            {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)} if main else {}
+        )
         try:
             yield
         finally:
@@ -200,7 +213,10 @@ def _disk_is_full(error: BaseException) -> bool:
     """Whether this error, or one that led to it, says so; safetensors has it in words only, and torch's writer finds less than it wrote."""
     while error is not None:
         words = str(error)
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in words:
+        if (
+            getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+            or "No space left" in words
+        ):
             return True
         if "inline_container" in words and "unexpected pos" in words:
             return True

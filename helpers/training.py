@@ -35,9 +35,13 @@ def choose_dtype(compute_dtype: str = "auto", folder: Path | None = None) -> str
             compute_dtype = decided.read_text()
     if torch.cuda.is_available():
         if compute_dtype == "bfloat16" and not torch.cuda.is_bf16_supported():
-            raise ParameterError("compute_dtype", compute_dtype, "this GPU has no bfloat16, use 'float32'")
+            raise ParameterError(
+                "compute_dtype", compute_dtype, "this GPU has no bfloat16, use 'float32'"
+            )
         return (
-            ("bfloat16" if torch.cuda.is_bf16_supported() else "float32") if compute_dtype == "auto" else compute_dtype
+            ("bfloat16" if torch.cuda.is_bf16_supported() else "float32")
+            if compute_dtype == "auto"
+            else compute_dtype
         )
     if compute_dtype != "auto":
         return compute_dtype
@@ -59,7 +63,9 @@ def _seconds(dtype: "torch.dtype", size: int = 768, device: str = "cpu") -> floa
     return min(times[1:])
 
 
-def peak_share(model: "PreTrainedModel", tokens_per_second: float, length: int, dtype: str) -> float:
+def peak_share(
+    model: "PreTrainedModel", tokens_per_second: float, length: int, dtype: str
+) -> float:
     """Which share of this machine's arithmetic peak a training uses: model FLOPs utilization (PaLM, Chowdhery et al. 2022).
 
     The peak is that of a product of large matrices in `dtype`, measured now. A token takes 2 operations forward and 4 backward (2
@@ -72,10 +78,16 @@ def peak_share(model: "PreTrainedModel", tokens_per_second: float, length: int, 
     layers = [m.weight for m in model.modules() if type(m).__name__ in ("Linear", "Conv1D")]
     config = model.config.get_text_config()
     operations = sum(weight.numel() * (6 if weight.requires_grad else 4) for weight in layers)
-    return tokens_per_second * (operations + 12 * config.num_hidden_layers * config.hidden_size * length) / peak
+    return (
+        tokens_per_second
+        * (operations + 12 * config.num_hidden_layers * config.hidden_size * length)
+        / peak
+    )
 
 
-def check_tokenizers_agree(made_with: "PreTrainedTokenizerBase", model: str, own: "PreTrainedTokenizerBase") -> None:
+def check_tokenizers_agree(
+    made_with: "PreTrainedTokenizerBase", model: str, own: "PreTrainedTokenizerBase"
+) -> None:
     """ModelError if the tokens of step `preprocess` were not made with the tokenizer that `model` was trained with."""
     if made_with.get_vocab() != own.get_vocab():
         raise ModelError(
@@ -120,10 +132,14 @@ def add_lora(model: "PreTrainedModel", rank: int) -> "PeftModel":
     from peft import LoraConfig, TaskType, get_peft_model
 
     head = model.get_output_embeddings()
-    layers = [m for m in model.modules() if type(m).__name__ in ("Linear", "Conv1D") and m is not head]
+    layers = [
+        m for m in model.modules() if type(m).__name__ in ("Linear", "Conv1D") and m is not head
+    ]
     widest = min(min(m.weight.shape) for m in layers)
     if rank > widest:
-        raise ParameterError("lora_rank", rank, f"the narrowest layer is {widest} wide, choose 1 to {widest}")
+        raise ParameterError(
+            "lora_rank", rank, f"the narrowest layer is {widest} wide, choose 1 to {widest}"
+        )
     transposed = any(type(m).__name__ == "Conv1D" for m in layers)
     config = LoraConfig(
         task_type=TaskType.CAUSAL_LM,
@@ -136,7 +152,11 @@ def add_lora(model: "PreTrainedModel", rank: int) -> "PeftModel":
 
 
 def housekeeping(
-    checkpoints: Path, model: "PreTrainedModel", dtype: str, report_to: str = "none", fsdp: bool = False
+    checkpoints: Path,
+    model: "PreTrainedModel",
+    dtype: str,
+    report_to: str = "none",
+    fsdp: bool = False,
 ) -> dict[str, object]:
     """Those arguments of `TrainingArguments` that do not change what is learned.
 
@@ -146,9 +166,15 @@ def housekeeping(
     import importlib.util
 
     if fsdp and (model.device.type != "cuda" or os.environ.get("WORLD_SIZE", "1") == "1"):
-        raise ParameterError("fsdp", fsdp, "it needs several GPUs, and `python -m helpers train --nproc N` to use them")
+        raise ParameterError(
+            "fsdp",
+            fsdp,
+            "it needs several GPUs, and `python -m helpers train --nproc N` to use them",
+        )
     if report_to != "none" and importlib.util.find_spec(report_to) is None:
-        raise ParameterError("report_to", report_to, f"that package is not here, `pip install {report_to}` brings it")
+        raise ParameterError(
+            "report_to", report_to, f"that package is not here, `pip install {report_to}` brings it"
+        )
     os.environ |= {
         "TENSORBOARD_LOGGING_DIR": str(checkpoints / "tensorboard"),
         "TRACKIO_DIR": str(checkpoints / "trackio"),
@@ -181,12 +207,18 @@ def save_model(trainer: "Trainer", folder: Path, base: str, merge: bool = True) 
         for config in model.peft_config.values():
             config.base_model_name_or_path = base
         model = model.merge_and_unload() if merge else model
-    state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.is_fsdp_enabled else None
+    state = (
+        trainer.accelerator.get_state_dict(trainer.model_wrapped)
+        if trainer.is_fsdp_enabled
+        else None
+    )
     if not trainer.is_world_process_zero():
         return
     model.config.use_cache = True
     model.save_pretrained(
-        folder, state_dict=state, **({} if merge or not adapted else {"save_embedding_layers": False})
+        folder,
+        state_dict=state,
+        **({} if merge or not adapted else {"save_embedding_layers": False}),
     )
     trainer.processing_class.save_pretrained(folder)
     logs = Path(trainer.args.output_dir) / "tensorboard"

@@ -33,7 +33,9 @@ def block_size_slider(tokenized: "DatasetDict", eos_token_id: int, context: int)
     size = ipywidgets.SelectionSlider(
         options=sizes, value=min(128, sizes[-1]), description="block_size", continuous_update=False
     )
-    strategy = ipywidgets.Dropdown(options=RULES["chunk"]["strategy"].choices, description="strategy")
+    strategy = ipywidgets.Dropdown(
+        options=RULES["chunk"]["strategy"].choices, description="strategy"
+    )
     said, image = ipywidgets.HTML(), ipywidgets.Image(format="png", width=700)
 
     def draw(_=None) -> None:
@@ -70,7 +72,11 @@ class LiveCurve(TrainerCallback):
     def on_log(self, args, state, control, **kwargs):
         """Draw what is known by now."""
         history = losses_of(state)
-        if self._image is not None and time.monotonic() - self._drawn > 2 and any("train_loss" in e for e in history):
+        if (
+            self._image is not None
+            and time.monotonic() - self._drawn > 2
+            and any("train_loss" in e for e in history)
+        ):
             self._image.value = png(draw_losses(history, self.base_loss))
             self._drawn = time.monotonic()
 
@@ -80,26 +86,37 @@ class LiveCurve(TrainerCallback):
         self.on_log(args, state, control)
 
 
-def playground(models: dict[str, "PreTrainedModel"], tokenizer: "PreTrainedTokenizerBase", prompt: str) -> "Widget":
+def playground(
+    models: dict[str, "PreTrainedModel"], tokenizer: "PreTrainedTokenizerBase", prompt: str
+) -> "Widget":
     """A prompt and the knobs of sampling, and what each model makes of them when the button is pressed."""
     import ipywidgets
 
     text = ipywidgets.Textarea(value=prompt, description="prompt", layout={"width": "95%"})
     knobs = {
         "max_new_tokens": ipywidgets.IntSlider(value=60, min=5, max=200, description="new tokens"),
-        "temperature": ipywidgets.FloatSlider(value=0.8, min=0.1, max=2.0, step=0.1, description="temperature"),
+        "temperature": ipywidgets.FloatSlider(
+            value=0.8, min=0.1, max=2.0, step=0.1, description="temperature"
+        ),
         "top_k": ipywidgets.IntSlider(value=50, min=0, max=200, description="top_k"),
-        "top_p": ipywidgets.FloatSlider(value=0.95, min=0.05, max=1.0, step=0.05, description="top_p"),
+        "top_p": ipywidgets.FloatSlider(
+            value=0.95, min=0.05, max=1.0, step=0.05, description="top_p"
+        ),
         "seed": ipywidgets.IntText(value=0, description="seed"),
     }
-    button, output = ipywidgets.Button(description="Continue", button_style="primary"), ipywidgets.HTML()
+    button, output = (
+        ipywidgets.Button(description="Continue", button_style="primary"),
+        ipywidgets.HTML(),
+    )
 
     def press(_) -> None:
         output.value, settings = "", {name: knob.value for name, knob in knobs.items()}
         try:
             for name, model in models.items():
                 written = html.escape(continue_text(model, tokenizer, text.value, **settings))
-                output.value += f"<b>{html.escape(name)}</b><p style='white-space: pre-wrap'>{written}</p>"
+                output.value += (
+                    f"<b>{html.escape(name)}</b><p style='white-space: pre-wrap'>{written}</p>"
+                )
         except UserError as error:
             output.value = html.escape(str(error))
 

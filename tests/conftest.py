@@ -9,9 +9,14 @@ from hypothesis import HealthCheck, settings
 
 from tests import PROJECT, REAL_TEXT
 
-torch.set_num_threads(1)  # the models here are so small that a second thread costs more than it does
+torch.set_num_threads(
+    1
+)  # the models here are so small that a second thread costs more than it does
 
-quiet = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]}
+quiet = {
+    "deadline": None,
+    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+}
 settings.register_profile("quick", max_examples=60, derandomize=True, **quiet)
 settings.register_profile("full", max_examples=1000, **quiet)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
@@ -40,7 +45,15 @@ def small_model():
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
-    config = GPT2Config(vocab_size=64, n_positions=32, n_layer=2, n_embd=32, n_head=2, bos_token_id=0, eos_token_id=0)
+    config = GPT2Config(
+        vocab_size=64,
+        n_positions=32,
+        n_layer=2,
+        n_embd=32,
+        n_head=2,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
     model = GPT2LMHeadModel(config).eval()
     model.config.use_cache = False
     return model

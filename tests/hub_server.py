@@ -34,7 +34,9 @@ class Repository:
     def commit(self, files: dict[str, bytes], reference: str = "main") -> str:
         """The files of the reference with these in their place, as a new commit."""
         everything = {**self.at(reference), **files}
-        listing = "".join(f"{path} {sha256(content)}\n" for path, content in sorted(everything.items()))
+        listing = "".join(
+            f"{path} {sha256(content)}\n" for path, content in sorted(everything.items())
+        )
         name = hashlib.sha1(f"{len(self.commits)} {listing}".encode()).hexdigest()
         self.commits[name], self.references[reference] = everything, name
         return name
@@ -92,7 +94,9 @@ class Handler(BaseHTTPRequestHandler):
         path, _, _ = self.path.partition("?")
         line = f"{self.command} {path}"
         self.hub.log.append(line + (f" {self.headers['Range']}" if self.headers["Range"] else ""))
-        self.fault = next((f for f in self.hub.faults if f.times and re.search(f.pattern, line)), Fault(""))
+        self.fault = next(
+            (f for f in self.hub.faults if f.times and re.search(f.pattern, line)), Fault("")
+        )
         self.fault.times -= 1
         if self.fault.stall:
             time.sleep(self.fault.stall)
@@ -101,7 +105,9 @@ class Handler(BaseHTTPRequestHandler):
             return self._answer(self.fault.status, {"error": "a fault on demand"})
         for pattern, method in self.ROUTES:
             if match := re.fullmatch(pattern, path):
-                return method(self, body, **{k: unquote(v or "") for k, v in match.groupdict().items()})
+                return method(
+                    self, body, **{k: unquote(v or "") for k, v in match.groupdict().items()}
+                )
         return self._answer(404, {"error": f"the stand-in has no {line}"})
 
     do_GET = do_HEAD = do_POST = do_PUT = _handle
@@ -120,7 +126,11 @@ class Handler(BaseHTTPRequestHandler):
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         kind = "application/octet-stream" if isinstance(body, bytes) else "application/json"
         self.send_response(status)
-        for name, value in {"Content-Type": kind, "Content-Length": len(content), **(headers or {})}.items():
+        for name, value in {
+            "Content-Type": kind,
+            "Content-Length": len(content),
+            **(headers or {}),
+        }.items():
             self.send_header(name, str(value))
         self.end_headers()
         if self.command != "HEAD":
@@ -138,12 +148,16 @@ class Handler(BaseHTTPRequestHandler):
     def _user(self) -> bool:
         return self.headers.get("Authorization") == f"Bearer {TOKEN}"
 
-    def _repository(self, kind: str, name: str, revision: str, reading: bool = False) -> Repository | None:
+    def _repository(
+        self, kind: str, name: str, revision: str, reading: bool = False
+    ) -> Repository | None:
         """The repository, or None after a refusal."""
         key = ("dataset" if kind.startswith("dataset") else "model", name)
         if self.headers.get("Authorization") and not self._user():
             return self._refuse(401, "Invalid token")
-        if key not in self.hub.repositories or (self.hub.repositories[key].private and not self._user()):
+        if key not in self.hub.repositories or (
+            self.hub.repositories[key].private and not self._user()
+        ):
             return self._refuse(404 if self._user() else 401, "RepoNotFound")
         repository = self.hub.repositories[key]
         if repository.gated and reading and not self._user():
@@ -159,8 +173,14 @@ class Handler(BaseHTTPRequestHandler):
         commit = repository.references.get(revision, revision)
         content = repository.at(revision).get(file)
         if content is None:
-            return self._answer(404, {"error": "none"}, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
-        headers = {"X-Repo-Commit": commit, "ETag": f'"{sha256(content)}"', "Accept-Ranges": "bytes"}
+            return self._answer(
+                404, {"error": "none"}, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit}
+            )
+        headers = {
+            "X-Repo-Commit": commit,
+            "ETag": f'"{sha256(content)}"',
+            "Accept-Ranges": "bytes",
+        }
         headers |= {"X-Linked-Etag": headers["ETag"], "X-Linked-Size": str(len(content))}
         if match := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or ""):
             start = int(match[1])
@@ -179,7 +199,10 @@ class Handler(BaseHTTPRequestHandler):
             "private": repository.private,
         }
         siblings = [{"rfilename": path, "size": len(content)} for path, content in files.items()]
-        return self._answer(200, {**state, "gated": repository.gated, "tags": [], "downloads": 0, "siblings": siblings})
+        return self._answer(
+            200,
+            {**state, "gated": repository.gated, "tags": [], "downloads": 0, "siblings": siblings},
+        )
 
     def tree(self, body, kind, id, revision):
         """The files, each by itself."""
@@ -189,7 +212,13 @@ class Handler(BaseHTTPRequestHandler):
         for path, content in repository.at(revision).items():
             large = {"oid": sha256(content), "size": len(content), "pointerSize": 134}
             entries.append(
-                {"type": "file", "path": path, "size": len(content), "oid": sha256(content)[:40], "lfs": large}
+                {
+                    "type": "file",
+                    "path": path,
+                    "size": len(content),
+                    "oid": sha256(content)[:40],
+                    "lfs": large,
+                }
             )
         return self._answer(200, entries)
 
@@ -199,13 +228,22 @@ class Handler(BaseHTTPRequestHandler):
             return self._refuse(401, "Invalid token")
         access = {"displayName": "test", "role": "write"}
         return self._answer(
-            200, {"type": "user", "name": "tester", "orgs": [], "auth": {"type": "access_token", "accessToken": access}}
+            200,
+            {
+                "type": "user",
+                "name": "tester",
+                "orgs": [],
+                "auth": {"type": "access_token", "accessToken": access},
+            },
         )
 
     def create(self, body):
         """A new repository."""
         asked = json.loads(body)
-        kind, name = asked.get("type") or "model", f"{asked.get('organization') or 'tester'}/{asked['name']}"
+        kind, name = (
+            asked.get("type") or "model",
+            f"{asked.get('organization') or 'tester'}/{asked['name']}",
+        )
         if not self._user():
             return self._refuse(401, "Invalid token")
         url = {"url": f"{self.hub.url}/{name}", "name": name, "id": "0"}
@@ -220,7 +258,8 @@ class Handler(BaseHTTPRequestHandler):
         files = json.loads(body)["files"]
         modes = ["lfs" if f["path"].endswith(".safetensors") else "regular" for f in files]
         answer = [
-            {"path": f["path"], "uploadMode": m, "shouldIgnore": False} for f, m in zip(files, modes, strict=True)
+            {"path": f["path"], "uploadMode": m, "shouldIgnore": False}
+            for f, m in zip(files, modes, strict=True)
         ]
         return self._answer(200, {"files": answer})
 
@@ -229,7 +268,9 @@ class Handler(BaseHTTPRequestHandler):
         objects = []
         for wanted in json.loads(body)["objects"]:
             upload = {"href": f"{self.hub.url}/upload/{wanted['oid']}"}
-            objects.append({"oid": wanted["oid"], "size": wanted["size"], "actions": {"upload": upload}})
+            objects.append(
+                {"oid": wanted["oid"], "size": wanted["size"], "actions": {"upload": upload}}
+            )
         return self._answer(200, {"transfer": "basic", "objects": objects})
 
     def upload(self, body, oid):
@@ -253,7 +294,8 @@ class Handler(BaseHTTPRequestHandler):
                 files[line["value"]["path"]] = self.hub.uploads[line["value"]["oid"]]
         name = repository.commit(files, revision)
         return self._answer(
-            200, {"success": True, "commitOid": name, "commitUrl": f"{self.hub.url}/{id}/commit/{name}"}
+            200,
+            {"success": True, "commitOid": name, "commitUrl": f"{self.hub.url}/{id}/commit/{name}"},
         )
 
     def fine(self, body, **_):

@@ -18,7 +18,11 @@ from nbval.plugin import IPyNbCell, IPyNbFile
 from helpers.runs.notebook import QUIET
 
 # Before any Hugging Face import: what reaches for the Hub fails at once, and the user's own cache is left alone.
-os.environ |= {**QUIET, "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": tempfile.mkdtemp(prefix="clm-notebooks-tests-")}
+os.environ |= {
+    **QUIET,
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_CACHE": tempfile.mkdtemp(prefix="clm-notebooks-tests-"),
+}
 
 # What is set in a notebook's parameters cell so that it runs small; nothing that a checked output depends on.
 SMALL = {
@@ -38,7 +42,9 @@ def wait_for_reply(kernel, msg_id, timeout=None):
             message = kernel.get_message("shell", timeout=1)
         except queue.Empty:
             if not kernel.is_alive():
-                raise RuntimeError("The kernel died while it ran this cell: out of memory, or a crash.") from None
+                raise RuntimeError(
+                    "The kernel died while it ran this cell: out of memory, or a crash."
+                ) from None
             continue
         if message["parent_header"].get("msg_id") == msg_id:
             kernel.reply = message["content"]
@@ -69,7 +75,9 @@ def pytest_collection_modifyitems(config, items):
 def pytest_runtest_setup(item):
     """Skip what only a person can do, and what comes after a failed cell, in this notebook and in those that build on it."""
     if isinstance(item, IPyNbCell) and item.options["skip"]:
-        pytest.skip(f"{item.path.stem}, {item.name} is tagged nbval-skip: a person does it, not a run")
+        pytest.skip(
+            f"{item.path.stem}, {item.name} is tagged nbval-skip: a person does it, not a run"
+        )
     if isinstance(item, IPyNbCell) and (cause := getattr(item.session, "broken_notebook", None)):
         pytest.skip(f"an earlier cell failed: {cause}")
 
@@ -83,7 +91,9 @@ def pytest_runtest_call(item):
         if item.options["check_exception"] and status == "ok":
             pytest.fail("The cell is tagged raises-exception, and raised nothing.")
         if not item.options["check_exception"] and status != "ok":
-            pytest.fail(f"The kernel reports {item.parent.kernel.reply.get('ename', status)}, which nbval did not see.")
+            pytest.fail(
+                f"The kernel reports {item.parent.kernel.reply.get('ename', status)}, which nbval did not see."
+            )
     return result
 
 
@@ -91,6 +101,10 @@ def pytest_runtest_call(item):
 def pytest_runtest_makereport(item, call):
     """Remember the first cell that failed."""
     report = yield
-    if isinstance(item.parent, IPyNbFile) and report.failed and not getattr(item.session, "broken_notebook", None):
+    if (
+        isinstance(item.parent, IPyNbFile)
+        and report.failed
+        and not getattr(item.session, "broken_notebook", None)
+    ):
         item.session.broken_notebook = f"{item.path.name}, {item.name}"
     return report

@@ -26,7 +26,16 @@ CATEGORIES = [
     "Technology",
     "Earth Science",
 ]
-COLUMNS = ["q_id", "category", "title", "title_urls", "selftext", "selftext_urls", "subreddit", "answers"]
+COLUMNS = [
+    "q_id",
+    "category",
+    "title",
+    "title_urls",
+    "selftext",
+    "selftext_urls",
+    "subreddit",
+    "answers",
+]
 
 
 @pytest.fixture(scope="module")
@@ -48,15 +57,24 @@ def test_schema(records):
         assert list(record) == COLUMNS
         lists = [record["answers"][key] for key in ("a_id", "text", "text_urls", "score")]
         assert len({len(values) for values in lists}) == 1 and len(lists[0]) >= 1
-        assert not record["title_urls"]["url"] and not record["selftext_urls"]["url"] and not any(lists[2])
+        assert (
+            not record["title_urls"]["url"]
+            and not record["selftext_urls"]["url"]
+            and not any(lists[2])
+        )
         assert record["title"].strip() and all(text.strip() for text in lists[1])
-    assert len({r["q_id"] for r in records}) == len({r["title"].lower() for r in records}) == len(records)
+    assert (
+        len({r["q_id"] for r in records})
+        == len({r["title"].lower() for r in records})
+        == len(records)
+    )
 
 
 def test_the_card_states_the_counts(records, answers):
     card = (EMBEDDED["dataset"].parent / "README.md").read_text()
     assert (
-        f"{len(records)} questions with {len(answers)} answers ({sum(len(a.split()) for a in answers):,} words)" in card
+        f"{len(records)} questions with {len(answers)} answers ({sum(len(a.split()) for a in answers):,} words)"
+        in card
     )
 
 
@@ -100,7 +118,10 @@ def overlap(one, other):
 def test_the_split_is_fair(records):
     examples = load_examples("embedded", "train")
     parts = split_fairly(examples, "answers.text", 0.2, 42, stratify_by_column="category")
-    sides = [[shingles(" ".join(r["answers"]["text"]), 12) for r in part.to_list()] for part in parts.values()]
+    sides = [
+        [shingles(" ".join(r["answers"]["text"]), 12) for r in part.to_list()]
+        for part in parts.values()
+    ]
     assert max(overlap(a, b) for a in sides[0] for b in sides[1]) < 0.3
     whole, test = Counter(examples["category"]), Counter(parts["test"]["category"])
     assert all(abs(test[name] - 0.2 * count) < 1 for name, count in whole.items())
@@ -127,11 +148,16 @@ def test_the_card_of_the_base_model_has_the_numbers_of_its_files():
     folder = EMBEDDED["model"]
     card = (folder / "README.md").read_text(encoding="utf-8")
     curve = json.loads((folder / "training.json").read_text())["held_out"]
-    assert curve[-1]["tokens"] >= 40_000_000 and f"{curve[-1]['tokens'] / 1e6:.1f} million tokens" in card
+    assert (
+        curve[-1]["tokens"] >= 40_000_000
+        and f"{curve[-1]['tokens'] / 1e6:.1f} million tokens" in card
+    )
     assert f"{curve[-1]['bits_per_byte']:.3f} bits per byte on one document in a hundred" in card
     recipes = json.loads((folder / "comparison.json").read_text())
     stated = re.findall(r"^\| .* \| ([\d.]+) \| ([\d,]+) \| (\d\.\d{3}) \| .* \|$", card, re.M)
-    expected = [(v["parameters"] / 1e6, v["tokens"] / 1e3, v["bits_per_byte"]) for v in recipes.values()]
+    expected = [
+        (v["parameters"] / 1e6, v["tokens"] / 1e3, v["bits_per_byte"]) for v in recipes.values()
+    ]
     assert stated == [(f"{a:.2f}", f"{b:,.0f}", f"{c:.3f}") for a, b, c in expected]
     assert (folder / "model.safetensors").stat().st_size < 14e6
 
@@ -142,4 +168,9 @@ def test_the_base_model_has_learned_something(tokenizer):
     test = split_fairly(examples, "answers.text", 0.2, 42, stratify_by_column="category")["test"]
     documents = texts(test, "answers.text")[::3]
     ids = [tokenizer(text, add_special_tokens=False).input_ids for text in documents]
-    assert score_documents(load_model("embedded"), ids, documents, prefix_token(tokenizer)).bits_per_byte < 2.2
+    assert (
+        score_documents(
+            load_model("embedded"), ids, documents, prefix_token(tokenizer)
+        ).bits_per_byte
+        < 2.2
+    )

@@ -36,7 +36,9 @@ MANY = settings(max_examples=4 * settings.default.max_examples)
 
 def dataset(documents, kind=pa.large_list, values=pa.int32):
     table = pa.table({"input_ids": pa.array(documents, kind(values()))})
-    return Dataset(table, fingerprint=str(next(NUMBERS)))  # hashing the table for one would take most of the time
+    return Dataset(
+        table, fingerprint=str(next(NUMBERS))
+    )  # hashing the table for one would take most of the time
 
 
 def chunk_one(documents, block_size, strategy="concat", eos=EOS, **options):
@@ -54,7 +56,13 @@ def ways(draw):
         options["remainder"] = draw(st.sampled_from(["keep", "pad", "drop"]))
     else:
         options["overlap"] = draw(st.integers(0, block_size - 1))
-    return draw(DOCUMENTS), block_size, strategy, options, draw(st.sampled_from([1, 9, 30, 1 << 20]))
+    return (
+        draw(DOCUMENTS),
+        block_size,
+        strategy,
+        options,
+        draw(st.sampled_from([1, 9, 30, 1 << 20])),
+    )
 
 
 def slow_pieces(documents, block_size, strategy, eos=EOS, remainder="keep", overlap=0, **_):
@@ -89,7 +97,9 @@ def slow_blocks(documents, block_size, strategy, position_ids=True, **options):
             blank = number is None or (number, place) in seen or nothing_before
             labels.append(-100 if blank else token)
         seen |= {(number, place) for _, number, place in piece}
-        blocks.append({"input_ids": [t for t, _, _ in piece], "position_ids": positions, "labels": labels})
+        blocks.append(
+            {"input_ids": [t for t, _, _ in piece], "position_ids": positions, "labels": labels}
+        )
     return blocks
 
 
@@ -110,7 +120,11 @@ def test_blocks_and_account_equal_the_slow_oracle(way):
         blocks, account = chunk_one(documents, block_size, strategy, **options)
     assert blocks.to_list() == columns_of(expected, blocks.column_names)
     labels = collate(blocks.to_list())["labels"][:, 1:]
-    assert account.tokens_scored == (labels != -100).sum() == sum(x != -100 for b in expected for x in b["labels"])
+    assert (
+        account.tokens_scored
+        == (labels != -100).sum()
+        == sum(x != -100 for b in expected for x in b["labels"])
+    )
     pieces = slow_pieces(documents, block_size, strategy, **options)
     places = [p for piece in pieces if len(piece) > 1 for p in piece]
     real = [p for p in places if p[1] is not None]
@@ -122,7 +136,9 @@ def test_blocks_and_account_equal_the_slow_oracle(way):
     assert account.tokens_repeated == len(real) - len(set(real))
     assert account.dropped_single == sum(len(piece) == 1 for piece in pieces)
     assert account.blocks == len(blocks)
-    assert account.full_blocks == sum(sum(n is not None for _, n, _ in piece) == block_size for piece in pieces)
+    assert account.full_blocks == sum(
+        sum(n is not None for _, n, _ in piece) == block_size for piece in pieces
+    )
     assert account.padding == block_size * len(blocks) - len(real)
     assert account.places_filled == pytest.approx(len(real) / (len(blocks) * block_size), rel=1e-12)
 
@@ -132,7 +148,9 @@ def test_a_document_is_cut_where_it_lies_in_two_blocks(documents, block_size, st
     pieces = slow_pieces(documents, block_size, strategy)
     assume(any(len(piece) > 1 for piece in pieces))
     holders = [{i for i, piece in enumerate(pieces) for _, n, _ in piece if n == number} for number in range(len(documents))]  # fmt: skip
-    assert chunk_one(documents, block_size, strategy)[1].documents_cut == sum(len(h) > 1 for h in holders)
+    assert chunk_one(documents, block_size, strategy)[1].documents_cut == sum(
+        len(h) > 1 for h in holders
+    )
 
 
 def slow_best_fit_decreasing(sizes, capacity):
@@ -147,12 +165,16 @@ def slow_best_fit_decreasing(sizes, capacity):
     return rooms
 
 
-CASES = st.integers(2, 40).flatmap(lambda c: st.tuples(st.just(c), st.lists(st.integers(1, c), max_size=60)))
+CASES = st.integers(2, 40).flatmap(
+    lambda c: st.tuples(st.just(c), st.lists(st.integers(1, c), max_size=60))
+)
 
 
 @MANY
 @given(CASES)
-@example((19, [9, 9, 9, 9, 5, 5, 5]))  # of two bins with the same room, one is filled before the other
+@example(
+    (19, [9, 9, 9, 9, 5, 5, 5])
+)  # of two bins with the same room, one is filled before the other
 @example((20, [10, 10, 14, 14, 3, 3]))
 def test_best_fit_decreasing_equals_the_slow_oracle(case):
     capacity, sizes = case
@@ -161,7 +183,10 @@ def test_best_fit_decreasing_equals_the_slow_oracle(case):
     assert sorted(capacity - f for f in fill) == sorted(slow_best_fit_decreasing(sizes, capacity))
 
 
-@given(st.lists(st.lists(st.integers(0, 99), min_size=1, max_size=9), min_size=1, max_size=20), st.randoms())
+@given(
+    st.lists(st.lists(st.integers(0, 99), min_size=1, max_size=9), min_size=1, max_size=20),
+    st.randoms(),
+)
 def test_segments_are_taken_in_another_order(segments, random):
     order = random.sample(range(len(segments)), len(segments))
     values, sizes = np.array(sum(segments, []), np.int32), np.array([len(s) for s in segments])
@@ -189,12 +214,18 @@ def test_packing_keeps_every_token_in_pieces_of_its_document(lengths, block_size
     for run in segments:
         inside = [t for t in run if t != EOS]
         assert (
-            run[: len(inside)] == inside == list(range(inside[0], inside[0] + len(inside))) if inside else run == [EOS]
+            run[: len(inside)] == inside == list(range(inside[0], inside[0] + len(inside)))
+            if inside
+            else run == [EOS]
         )
         assert len({home[t] for t in inside}) <= 1
-        assert (run[-1] == EOS) == (not inside or inside[-1] == documents[home[inside[-1]]][-1]) or run[-1] != EOS
+        assert (run[-1] == EOS) == (
+            not inside or inside[-1] == documents[home[inside[-1]]][-1]
+        ) or run[-1] != EOS
     pieces = [min(block_size, n + 1 - i) for n in lengths for i in range(0, n + 1, block_size)]
-    assert account.blocks == len(slow_best_fit_decreasing(pieces, block_size)) - account.dropped_single
+    assert (
+        account.blocks == len(slow_best_fit_decreasing(pieces, block_size)) - account.dropped_single
+    )
     assert max(map(len, blocks["input_ids"])) <= block_size
     assert account.tokens_in + account.separators == account.tokens_kept + account.tokens_dropped
     assert account.tokens_scored == sum(p > 0 for ids in blocks["position_ids"] for p in ids)
@@ -219,7 +250,9 @@ def test_places_are_right_in_very_long_blocks(block_size):
     blocks, _ = chunk_one([[1] * 70_000], block_size)
     expected = [*range(block_size)] * 2 + [*range(70_001 - 2 * block_size)]
     assert sum(blocks["position_ids"], []) == expected
-    assert blocks.features["position_ids"].feature.dtype == ("int16" if block_size == 1 << 15 else "int32")
+    assert blocks.features["position_ids"].feature.dtype == (
+        "int16" if block_size == 1 << 15 else "int32"
+    )
 
 
 @pytest.mark.parametrize("block_size", [128, 1024])
@@ -235,8 +268,18 @@ def test_an_account_by_hand():
     blocks, account = chunk_one([[1, 2, 3], [], [4, 5], [6, 7, 8, 9]], 4)
     assert blocks["input_ids"][:] == [[1, 2, 3, 0], [0, 4, 5, 0], [6, 7, 8, 9]]
     assert blocks["position_ids"][:] == [[0, 1, 2, 3], [0, 0, 1, 2], [0, 1, 2, 3]]
-    assert (account.tokens_in, account.separators, account.tokens_kept, account.tokens_dropped) == (9, 4, 12, 1)
-    assert (account.tokens_scored, account.full_blocks, account.documents_cut, account.places_filled) == (8, 3, 1, 1.0)
+    assert (account.tokens_in, account.separators, account.tokens_kept, account.tokens_dropped) == (
+        9,
+        4,
+        12,
+        1,
+    )
+    assert (
+        account.tokens_scored,
+        account.full_blocks,
+        account.documents_cut,
+        account.places_filled,
+    ) == (8, 3, 1, 1.0)
 
 
 def test_totals_over_splits():
@@ -259,7 +302,11 @@ def test_totals_over_splits():
     assert totals(accounts)["tokens_dropped"] == 7
 
 
-@given(st.lists(st.text(max_size=40), min_size=1, max_size=6), BLOCK_SIZES, st.sampled_from(["concat", "document"]))
+@given(
+    st.lists(st.text(max_size=40), min_size=1, max_size=6),
+    BLOCK_SIZES,
+    st.sampled_from(["concat", "document"]),
+)
 def test_decoding_the_blocks_gives_the_documents_back(tokenizer, texts, block_size, strategy):
     eos, mark = tokenizer.eos_token_id, tokenizer.eos_token
     assume(not any(mark in text for text in texts))
@@ -274,8 +321,16 @@ def test_decoding_the_blocks_gives_the_documents_back(tokenizer, texts, block_si
 
 
 @MANY
-@given(st.lists(DOCUMENTS | st.just([]), min_size=1, max_size=4), BLOCK_SIZES, STRATEGIES, st.randoms(), st.data())
-def test_blocks_do_not_depend_on_how_arrow_keeps_the_column(parts, block_size, strategy, random, data):
+@given(
+    st.lists(DOCUMENTS | st.just([]), min_size=1, max_size=4),
+    BLOCK_SIZES,
+    STRATEGIES,
+    st.randoms(),
+    st.data(),
+)
+def test_blocks_do_not_depend_on_how_arrow_keeps_the_column(
+    parts, block_size, strategy, random, data
+):
     documents = sum(parts, [])
     assume(slow_blocks(documents, block_size, "concat" if strategy == "pack" else strategy))
     kind = data.draw(st.sampled_from([pa.list_, pa.large_list]))
@@ -283,10 +338,17 @@ def test_blocks_do_not_depend_on_how_arrow_keeps_the_column(parts, block_size, s
     order = random.sample(range(len(documents)), len(documents))
     whole = concatenate_datasets([dataset(part, kind, values) for part in parts])
     padded = dataset([[1, 2], [3], *documents, [4]], kind, values)
-    shuffled = dataset([documents[i] for i in order], kind, values).select([order.index(i) for i in range(len(order))])
+    shuffled = dataset([documents[i] for i in order], kind, values).select(
+        [order.index(i) for i in range(len(order))]
+    )
     with mock.patch("helpers.engine.blocks.WINDOW", data.draw(st.sampled_from([5, 40, 1 << 20]))):
         expected = chunk_one(documents, block_size, strategy)
-        for kept in (whole, padded.select(range(2, 2 + len(documents))), shuffled, shuffled.flatten_indices()):
+        for kept in (
+            whole,
+            padded.select(range(2, 2 + len(documents))),
+            shuffled,
+            shuffled.flatten_indices(),
+        ):
             blocks, account = chunk_one(kept, block_size, strategy)
             assert blocks.to_list() == expected[0].to_list()
             assert account == expected[1]
@@ -300,10 +362,15 @@ def test_blocks_do_not_depend_on_the_processes_and_batches_that_tokenized(tokeni
             lambda batch: {"input_ids": tokenizer(batch["text"], verbose=False)["input_ids"]},
             batched=True,
             remove_columns="text",
-            cache_file_name=None if "num_proc" in way else str(tmp_path / f"{len(way) and next(iter(way))}.arrow"),
+            cache_file_name=None
+            if "num_proc" in way
+            else str(tmp_path / f"{len(way) and next(iter(way))}.arrow"),
             **way,
         )
-        found = [chunk_one(tokenized, 128, strategy)[0]["input_ids"][:] for strategy in ("concat", "pack", "document")]
+        found = [
+            chunk_one(tokenized, 128, strategy)[0]["input_ids"][:]
+            for strategy in ("concat", "pack", "document")
+        ]
         expected = expected or found
         assert found == expected, way
 
@@ -322,13 +389,17 @@ def test_a_stream_gives_the_same_blocks_and_account(documents, block_size, strat
 
 @pytest.mark.parametrize("strategy", ["concat", "pack", "document"])
 def test_blocks_are_written_to_a_folder_as_they_come(tmp_path, strategy):
-    tokenized = DatasetDict(train=dataset([[1, 2, 3], [], [4] * 9, [5]] * 9), test=dataset([[6, 7]]))
+    tokenized = DatasetDict(
+        train=dataset([[1, 2, 3], [], [4] * 9, [5]] * 9), test=dataset([[6, 7]])
+    )
     expected, accounts = chunk(tokenized, 4, EOS, strategy)
     with mock.patch("helpers.engine.blocks.WINDOW", 1 << 20):
         blocks, found = chunk(tokenized, 4, EOS, strategy, folder=tmp_path)
     assert found == accounts
     for kept in (blocks, load(tmp_path), load_from_disk(tmp_path)):
-        assert {name: part.to_list() for name, part in kept.items()} == {n: p.to_list() for n, p in expected.items()}
+        assert {name: part.to_list() for name, part in kept.items()} == {
+            n: p.to_list() for n, p in expected.items()
+        }
     assert blocks["train"].cache_files == []
     chunk(tokenized["train"], 4, EOS, strategy, folder=tmp_path / "one")
     assert load_from_disk(tmp_path / "one").to_list() == expected["train"].to_list()
@@ -340,13 +411,18 @@ def group_texts(examples, block_size):
     total = len(concatenated[next(iter(examples))])
     if total >= block_size:
         total = (total // block_size) * block_size
-    return {k: [t[i : i + block_size] for i in range(0, total, block_size)] for k, t in concatenated.items()}
+    return {
+        k: [t[i : i + block_size] for i in range(0, total, block_size)]
+        for k, t in concatenated.items()
+    }
 
 
 @given(DOCUMENTS, BLOCK_SIZES)
 def test_the_guide_can_be_had_token_for_token(documents, block_size):
     assume(sum(map(len, documents)) >= block_size)
-    guide = dataset(documents).map(group_texts, batched=True, batch_size=None, fn_kwargs={"block_size": block_size})
+    guide = dataset(documents).map(
+        group_texts, batched=True, batch_size=None, fn_kwargs={"block_size": block_size}
+    )
     blocks, _ = chunk_one(documents, block_size, eos=None, remainder="drop", position_ids=False)
     assert blocks.to_list() == guide.to_list()
 
@@ -355,10 +431,16 @@ def test_the_guide_loses_a_remainder_in_every_batch_and_chunk_loses_none():
     documents = [[i] * (5 + i % 3) for i in range(1, 41)]
     total, lost = sum(map(len, documents)), {}
     for batch_size in (40, 4):
-        blocks = dataset(documents).map(group_texts, batched=True, batch_size=batch_size, fn_kwargs={"block_size": 17})
+        blocks = dataset(documents).map(
+            group_texts, batched=True, batch_size=batch_size, fn_kwargs={"block_size": 17}
+        )
         lost[batch_size] = total - sum(map(len, blocks["input_ids"]))
     assert lost[40] == total % 17 > 0
-    assert lost[4] == sum(sum(map(len, documents[i : i + 4])) % 17 for i in range(0, 40, 4)) > 2 * lost[40]
+    assert (
+        lost[4]
+        == sum(sum(map(len, documents[i : i + 4])) % 17 for i in range(0, 40, 4))
+        > 2 * lost[40]
+    )
     blocks, account = chunk_one(documents, 17)
     assert account.tokens_dropped == 0
     assert sum(map(len, blocks["input_ids"])) == total + len(documents)
@@ -369,9 +451,18 @@ def test_the_guide_loses_a_remainder_in_every_batch_and_chunk_loses_none():
     [
         ({"strategy": "bfd"}, "strategy is 'bfd': it must be one of 'concat', 'pack', 'document'"),
         ({"remainder": "lose"}, "remainder is 'lose': it must be one of 'keep', 'pad', 'drop'"),
-        ({"remainder": "drop", "strategy": "pack"}, "remainder is 'drop': 'pack' has no remainder, use 'keep'"),
-        ({"overlap": -1, "strategy": "document"}, "overlap is -1: it must be a whole number of at least 0"),
-        ({"overlap": 4, "strategy": "document"}, "overlap is 4: it must be less than a block of 4 tokens"),
+        (
+            {"remainder": "drop", "strategy": "pack"},
+            "remainder is 'drop': 'pack' has no remainder, use 'keep'",
+        ),
+        (
+            {"overlap": -1, "strategy": "document"},
+            "overlap is -1: it must be a whole number of at least 0",
+        ),
+        (
+            {"overlap": 4, "strategy": "document"},
+            "overlap is 4: it must be less than a block of 4 tokens",
+        ),
         ({"overlap": True, "strategy": "document"}, "overlap is True: .*whole number"),
         (
             {"overlap": 1, "strategy": "concat"},
@@ -396,7 +487,8 @@ def test_a_bad_block_size_is_refused(block_size):
 @pytest.mark.parametrize("strategy", ["concat", "pack", "document"])
 def test_no_block_at_all_is_refused(documents, strategy):
     with pytest.raises(
-        DataError, match=f"No block comes out of the train split: its {len(documents)} documents have 0 tokens"
+        DataError,
+        match=f"No block comes out of the train split: its {len(documents)} documents have 0 tokens",
     ):
         chunk_one(documents, 2, strategy)
 
@@ -443,10 +535,15 @@ def test_labels_are_ignored_by_place_only(way):
 def test_end_of_text_is_a_target_unlike_with_the_usual_collator(tokenizer):
     eos = tokenizer.eos_token_id
     blocks = [{"input_ids": [5, eos, 0, 7, eos], "position_ids": [0, 1, 2, 3, 4]}, {"input_ids": [5, eos], "position_ids": [0, 1]}]  # fmt: skip
-    assert collate(blocks)["labels"].tolist() == [[-100, eos, 0, 7, eos], [-100, eos, -100, -100, -100]]
+    assert collate(blocks)["labels"].tolist() == [
+        [-100, eos, 0, 7, eos],
+        [-100, eos, -100, -100, -100],
+    ]
     tokenizer.pad_token, before = tokenizer.eos_token, tokenizer.pad_token
     try:
-        usual = DataCollatorForLanguageModeling(tokenizer, mlm=False)([{"input_ids": b["input_ids"]} for b in blocks])
+        usual = DataCollatorForLanguageModeling(tokenizer, mlm=False)(
+            [{"input_ids": b["input_ids"]} for b in blocks]
+        )
     finally:
         tokenizer.pad_token = before
     assert eos not in usual["labels"]
@@ -458,8 +555,15 @@ def model(request, small_model):
         chosen = small_model
     else:
         torch.manual_seed(0)
-        shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-        chosen = LlamaForCausalLM(LlamaConfig(vocab_size=64, max_position_embeddings=32, use_cache=False, **shape))
+        shape = {
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+        }
+        chosen = LlamaForCausalLM(
+            LlamaConfig(vocab_size=64, max_position_embeddings=32, use_cache=False, **shape)
+        )
     for module in chosen.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -471,11 +575,16 @@ def model(request, small_model):
 def mixed_batch():
     """Two blocks of several documents, one cut across them, the second shorter; and where each document lies, (row, start, end)."""
     generator = torch.Generator().manual_seed(1)
-    documents = [torch.randint(1, 64, (n,), generator=generator).tolist() for n in (5, 0, 9, 12, 1, 8)]
+    documents = [
+        torch.randint(1, 64, (n,), generator=generator).tolist() for n in (5, 0, 9, 12, 1, 8)
+    ]
     spans = []
     for row, piece in enumerate(slow_pieces(documents, 22, "concat")):
         numbers = [number for _, number, _ in piece]
-        spans += [(row, numbers.index(n), numbers.index(n) + numbers.count(n)) for n in sorted(set(numbers))]
+        spans += [
+            (row, numbers.index(n), numbers.index(n) + numbers.count(n))
+            for n in sorted(set(numbers))
+        ]
     return collate(chunk_one(documents, 22)[0].to_list()), spans
 
 
@@ -498,11 +607,19 @@ def trained_loss(model, batch, folder):
     rows = [{k: v[i] for k, v in batch.items()} for i in range(len(batch["labels"]))]
     arguments = TrainingArguments(folder, max_steps=1, per_device_train_batch_size=len(rows), use_cpu=True, report_to="none", save_strategy="no", disable_tqdm=True)  # fmt: skip
     stack = lambda rows: {k: torch.stack([r[k] for r in rows]) for k in rows[0]}  # noqa: E731
-    model.config.use_cache = True  # as most are loaded: left so by Trainer, it would switch the mask off
-    return Trainer(model=model, args=arguments, train_dataset=rows, data_collator=stack).train().training_loss
+    model.config.use_cache = (
+        True  # as most are loaded: left so by Trainer, it would switch the mask off
+    )
+    return (
+        Trainer(model=model, args=arguments, train_dataset=rows, data_collator=stack)
+        .train()
+        .training_loss
+    )
 
 
-def test_the_training_loss_is_the_mean_over_the_tokens_of_documents_alone(model, mixed_batch, tmp_path):
+def test_the_training_loss_is_the_mean_over_the_tokens_of_documents_alone(
+    model, mixed_batch, tmp_path
+):
     (batch, spans), nats, tokens = mixed_batch, 0.0, 0
     with torch.no_grad():
         for row, start, end in spans:
@@ -510,4 +627,6 @@ def test_the_training_loss_is_the_mean_over_the_tokens_of_documents_alone(model,
             scores = model(input_ids=ids[None]).logits[0].double().log_softmax(-1)
             nats -= sum(scores[i, ids[i + 1]].item() for i in range(len(ids) - 1))
             tokens += len(ids) - 1
-    assert trained_loss(model, batch, tmp_path) == pytest.approx(nats / tokens, rel=1e-6)  # float32: 8 units
+    assert trained_loss(model, batch, tmp_path) == pytest.approx(
+        nats / tokens, rel=1e-6
+    )  # float32: 8 units

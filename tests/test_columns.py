@@ -13,7 +13,9 @@ TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
 
 @pytest.fixture
 def examples():
-    return Dataset.from_dict({"title": ["A", None], "a": [{"text": ["x", "y"]}, {"text": []}], "odd {b}": ["1", "2"]})
+    return Dataset.from_dict(
+        {"title": ["A", None], "a": [{"text": ["x", "y"]}, {"text": []}], "odd {b}": ["1", "2"]}
+    )
 
 
 @pytest.mark.parametrize(
@@ -77,7 +79,9 @@ def test_what_is_no_text_is_refused(value):
         texts(Dataset.from_dict({"x": [value]}), "x")
 
 
-PARTS = [{"role": "user", "content": [{"type": "text", "text": "Why"}, {"type": "text", "text": "?"}]}]
+PARTS = [
+    {"role": "user", "content": [{"type": "text", "text": "Why"}, {"type": "text", "text": "?"}]}
+]
 BY_PARTS = (
     "{% for m in messages %}<{{ m.role }}>{% if m.content is string %}{{ m.content }}{% else %}"
     "{% for p in m.content %}[{{ p.text }}]{% endfor %}{% endif %}{% endfor %}"
@@ -92,7 +96,9 @@ BY_PARTS = (
         (BY_PARTS, "<user>[Why][?]"),
     ],
 )
-def test_content_in_parts_is_its_text_unless_the_template_writes_parts(tokenizer, monkeypatch, template, expected):
+def test_content_in_parts_is_its_text_unless_the_template_writes_parts(
+    tokenizer, monkeypatch, template, expected
+):
     rows = Dataset.from_dict({"messages": [PARTS]})
     assert texts(rows, "messages") == ["user: Why?"]
     monkeypatch.setattr(tokenizer, "chat_template", template)
@@ -102,4 +108,6 @@ def test_content_in_parts_is_its_text_unless_the_template_writes_parts(tokenizer
 def test_messages_that_only_call_tools_have_no_text():
     call = {"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]}
     assert texts(Dataset.from_list([{"messages": [call]}]), "messages") == ["assistant: "]
-    assert texts(Dataset.from_list([{"messages": [call | {"content": None}]}]), "messages") == ["assistant: "]
+    assert texts(Dataset.from_list([{"messages": [call | {"content": None}]}]), "messages") == [
+        "assistant: "
+    ]

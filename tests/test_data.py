@@ -20,7 +20,16 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from helpers.columns import texts
-from helpers.data import drop_empty, left_out, load, load_examples, near_duplicates, save, shared_ngrams, split_fairly
+from helpers.data import (
+    drop_empty,
+    left_out,
+    load,
+    load_examples,
+    near_duplicates,
+    save,
+    shared_ngrams,
+    split_fairly,
+)
 from helpers.errors import DataError, ParameterError, UserError
 from helpers.hub import download as hub
 from helpers.hub import sources as sources_module
@@ -30,7 +39,10 @@ from helpers.runs.parameters import STEPS
 from helpers.runs.profiles import plan
 from helpers.runs.terminal import summary
 
-RECORDS = [{"n": i, "text": t} for i, t in enumerate(["Plain", 'a "quote", a comma', "Ünïcode ☂", "  spaces "] * 3)]
+RECORDS = [
+    {"n": i, "text": t}
+    for i, t in enumerate(["Plain", 'a "quote", a comma', "Ünïcode ☂", "  spaces "] * 3)
+]
 LINES = "".join(json.dumps(r) + "\n" for r in RECORDS).encode()
 FRAME = pd.DataFrame(RECORDS)
 WRITERS = {
@@ -67,7 +79,16 @@ def test_the_embedded_examples_have_the_columns_of_eli5_category():
     examples = load_examples("embedded", "train")
     assert len(examples) >= 60
     assert set(examples.column_names) == set(
-        ["q_id", "category", "title", "title_urls", "selftext", "selftext_urls", "subreddit", "answers"]
+        [
+            "q_id",
+            "category",
+            "title",
+            "title_urls",
+            "selftext",
+            "selftext_urls",
+            "subreddit",
+            "answers",
+        ]
     )
     assert len(set(examples["q_id"])) == len(examples)
     for answers in examples["answers"]:
@@ -84,11 +105,15 @@ def test_slices_of_the_split(tmp_path, capsys, split, expected):
     examples = load_examples(str(tmp_path / "x.jsonl"), split)
     assert examples["n"][:] == expected
     assert left_out(examples, split) == 12 - len(expected)
-    said = f"{split!r} leaves out {12 - len(expected)} of 12 examples.\n" if len(expected) < 12 else ""
+    said = (
+        f"{split!r} leaves out {12 - len(expected)} of 12 examples.\n" if len(expected) < 12 else ""
+    )
     assert capsys.readouterr().out == said
 
 
-@pytest.mark.parametrize(("split", "asked", "there"), [("train[:5000]", "5,000", 12), ("train[10:20]", "10", 2)])
+@pytest.mark.parametrize(
+    ("split", "asked", "there"), [("train[:5000]", "5,000", 12), ("train[10:20]", "10", 2)]
+)
 def test_more_than_there_is_is_said_and_goes_on(tmp_path, capsys, split, asked, there):
     WRITERS["x.jsonl"](tmp_path / "x.jsonl")
     assert len(load_examples(str(tmp_path / "x.jsonl"), split)) == there
@@ -113,7 +138,17 @@ def test_the_table_of_a_run_says_how_many_examples_the_split_left_out(tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["b[1].jsonl", "a*b?.jsonl", "x.ndjson", "x.JSONL", "x.Json.GZ", "folder", "f[2]", "*.jsonl", "deep/**/*.ndjson"],
+    [
+        "b[1].jsonl",
+        "a*b?.jsonl",
+        "x.ndjson",
+        "x.JSONL",
+        "x.Json.GZ",
+        "folder",
+        "f[2]",
+        "*.jsonl",
+        "deep/**/*.ndjson",
+    ],
 )
 def test_files_are_found_by_any_name_a_folder_or_a_pattern(tmp_path, name):
     here = tmp_path / "of [mine]"
@@ -123,7 +158,11 @@ def test_files_are_found_by_any_name_a_folder_or_a_pattern(tmp_path, name):
         "*.jsonl": ["a.jsonl", "b.jsonl"],
         "deep/**/*.ndjson": ["deep/a.ndjson", "deep/er/b.ndjson"],
     }.get(name, [name])
-    others = ["folder/README.md", "folder/.hidden/x.csv", "folder/LICENSE"] if name == "folder" else ["other.csv"]
+    others = (
+        ["folder/README.md", "folder/.hidden/x.csv", "folder/LICENSE"]
+        if name == "folder"
+        else ["other.csv"]
+    )
     for number, path in enumerate([*names, *others]):
         (here / path).parent.mkdir(parents=True, exist_ok=True)
         line = json.dumps({"n": number}).encode() + b"\n"
@@ -149,7 +188,11 @@ def test_an_empty_folder_is_refused(tmp_path):
 
 
 def test_a_mark_of_byte_order_is_no_text(tmp_path):
-    for name, text in (("x.txt", "one\n"), ("x.csv", "text\none\n"), ("x.jsonl", '{"text": "one"}\n')):
+    for name, text in (
+        ("x.txt", "one\n"),
+        ("x.csv", "text\none\n"),
+        ("x.jsonl", '{"text": "one"}\n'),
+    ):
         (tmp_path / name).write_text(text, encoding="utf-8-sig")
         assert load_examples(str(tmp_path / name), "train").to_dict() == {"text": ["one"]}
 
@@ -169,7 +212,9 @@ def test_a_misspelt_file_is_told_the_nearest_before_the_hub_is_asked(tmp_path, m
         with pytest.raises(DataError, match=r"no such file; the nearest is '.*mine\.txt'"):
             load_examples(str(tmp_path / name), "train")
     monkeypatch.setattr(sources_module, "resolve", lambda name: tmp_path / name)
-    with pytest.raises(DataError, match="dataset is 'mine.tx': there is no such file; the nearest is 'mine.txt'"):
+    with pytest.raises(
+        DataError, match="dataset is 'mine.tx': there is no such file; the nearest is 'mine.txt'"
+    ):
         load_examples("mine.tx", "train")
 
 
@@ -189,7 +234,9 @@ def test_the_texts_of_a_csv_without_names_of_columns_are_not_printed_whole(tmp_p
     assert len(str(error.value)) < 300
 
 
-@pytest.mark.parametrize(("documents", "share"), [(["one"], 0.2), ([f"text {i}" for i in range(9)], 0.9999)])
+@pytest.mark.parametrize(
+    ("documents", "share"), [(["one"], 0.2), ([f"text {i}" for i in range(9)], 0.9999)]
+)
 def test_one_record_or_too_large_a_share_is_refused(documents, share):
     with pytest.raises(ParameterError, match=f"test_size is {share}"):
         split_fairly(numbered(documents), "t", share, 0)
@@ -228,7 +275,9 @@ def test_a_file_that_is_not_what_its_ending_claims_is_refused(tmp_path, name):
     with pytest.raises(DataError) as error:
         load_examples(str(path), "train")
     message = str(error.value)
-    kind = {"jsonl": "json", "tsv": "csv", "txt": "text"}.get(name.split(".")[1], name.split(".")[1])
+    kind = {"jsonl": "json", "tsv": "csv", "txt": "text"}.get(
+        name.split(".")[1], name.split(".")[1]
+    )
     assert "dataset" in message and str(path) in message and kind in message and "\n" not in message
 
 
@@ -276,7 +325,12 @@ MIXED = Dataset.from_dict(
 
 @pytest.mark.parametrize(
     ("column", "expected"),
-    [("title", ["a", "", ""]), ("parts", ["b c", "", ""]), ("answers.text", ["d e", "", ""]), ("void", ["", "", ""])],
+    [
+        ("title", ["a", "", ""]),
+        ("parts", ["b c", "", ""]),
+        ("answers.text", ["d e", "", ""]),
+        ("void", ["", "", ""]),
+    ],
 )
 def test_the_text_of_a_column(column, expected):
     assert texts(MIXED, column) == expected
@@ -290,7 +344,9 @@ def test_a_column_whose_own_name_has_a_dot():
     assert texts(MIXED.flatten(), "answers.text") == ["d e", "", ""]
 
 
-@pytest.mark.parametrize(("column", "near"), [("titel", "title"), ("answer.text", "answers.text"), ("answers", None)])
+@pytest.mark.parametrize(
+    ("column", "near"), [("titel", "title"), ("answer.text", "answers.text"), ("answers", None)]
+)
 def test_a_column_that_is_not_there_is_refused_with_those_that_are(column, near):
     with pytest.raises(ParameterError, match="text_column is ") as error:
         texts(MIXED, column)
@@ -341,7 +397,9 @@ def partition(groups):
 
 
 BASE = [f"w{i}" for i in range(36)]
-SLICES = st.tuples(st.integers(0, 30), st.integers(0, 20)).map(lambda t: " ".join(BASE[t[0] : t[0] + t[1]]))
+SLICES = st.tuples(st.integers(0, 30), st.integers(0, 20)).map(
+    lambda t: " ".join(BASE[t[0] : t[0] + t[1]])
+)
 TEXT = st.lists(SLICES, max_size=4).map(", ".join) | st.lists(st.sampled_from(["so", "So,", "it"]), max_size=14).map(" ".join)  # fmt: skip
 TEXTS = st.lists(TEXT, min_size=1, max_size=10)
 
@@ -356,7 +414,9 @@ def test_near_duplicates_equal_the_slow_oracle(documents):
 
 def test_two_copies_are_found_although_others_quote_parts_of_them():
     parts = [" ".join(f"p{part}w{i}" for i in range(30)) for part in range(4)]
-    quotes = [part + " " + " ".join(f"own{n}w{i}" for i in range(200)) for n, part in enumerate(parts)]
+    quotes = [
+        part + " " + " ".join(f"own{n}w{i}" for i in range(200)) for n, part in enumerate(parts)
+    ]
     documents = [" ".join(parts), *quotes, " ".join(parts)]
     assert partition(slow_groups(documents)) == [0, 1, 2, 3, 4, 0]
     assert partition(near_duplicates(documents)) == [0, 1, 2, 3, 4, 0]
@@ -379,16 +439,33 @@ def test_passages_that_many_documents_have_make_no_copies(count):
 
 def test_copies_are_found_beside_passages_that_many_documents_have():
     documents = [f"{PROMPT} {own_words(i, 20)} {FOOTER}" for i in range(40)]
-    documents += [documents[3], f"{own_words(4, 20)} and more", f"{PROMPT} {own_words(5, 20)} other {FOOTER}"]
-    documents += [PROMPT, PROMPT.upper(), f"{PROMPT} {FOOTER}", f"{PROMPT} yes", f"{PROMPT} no", f"{PROMPT} yes!"]
+    documents += [
+        documents[3],
+        f"{own_words(4, 20)} and more",
+        f"{PROMPT} {own_words(5, 20)} other {FOOTER}",
+    ]
+    documents += [
+        PROMPT,
+        PROMPT.upper(),
+        f"{PROMPT} {FOOTER}",
+        f"{PROMPT} yes",
+        f"{PROMPT} no",
+        f"{PROMPT} yes!",
+    ]
     groups = near_duplicates(documents).tolist()
     assert groups[:40] == list(range(40))
     assert groups[40:] == [3, 4, 5, 43, 43, 45, 46, 47, 46]
 
 
 def test_a_passage_of_ten_documents_still_counts():
-    documents = [f"{PROMPT} {own_words(i, 12)}" for i in range(10)] + [own_words(i, 20) for i in range(10, 30)]
-    assert partition(near_duplicates(documents)) == partition(slow_groups(documents)) == [0] * 10 + list(range(10, 30))
+    documents = [f"{PROMPT} {own_words(i, 12)}" for i in range(10)] + [
+        own_words(i, 20) for i in range(10, 30)
+    ]
+    assert (
+        partition(near_duplicates(documents))
+        == partition(slow_groups(documents))
+        == [0] * 10 + list(range(10, 30))
+    )
 
 
 def test_many_documents_with_one_footer_are_compared_in_a_time_that_grows_with_them():
@@ -403,13 +480,19 @@ def test_groups_can_be_given_and_then_nothing_is_looked_for():
     examples = numbered(["the same text"] * 8)
     parts = split_fairly(examples, "t", 0.25, 0, groups=range(8))
     assert len(parts["test"]) == 2
-    parts = split_fairly(numbered([f"text {i}" for i in range(8)]), "t", 0.25, 0, groups=[0, 0, 1, 1, 2, 2, 3, 3])
+    parts = split_fairly(
+        numbered([f"text {i}" for i in range(8)]), "t", 0.25, 0, groups=[0, 0, 1, 1, 2, 2, 3, 3]
+    )
     assert parts["test"]["n"][:] in [[0, 1], [2, 3], [4, 5], [6, 7]]
 
 
 def test_a_nested_column_of_concatenated_data_sets_is_found():
     part = Dataset.from_dict({"a": [{"b": {"c": ["x", "y"]}}, {"b": None}]})
-    assert texts(datasets.concatenate_datasets([part, part.select([0])]), "a.b.c") == ["x y", "", "x y"]
+    assert texts(datasets.concatenate_datasets([part, part.select([0])]), "a.b.c") == [
+        "x y",
+        "",
+        "x y",
+    ]
 
 
 def test_no_documents_have_no_groups():
@@ -444,7 +527,11 @@ def test_a_split_depends_on_the_seed_and_on_nothing_else():
     assert chosen[0] == chosen[1] != chosen[2]
 
 
-@given(st.lists(st.sampled_from("aabc"), min_size=2, max_size=60), st.floats(0.1, 0.9), st.integers(0, 99))
+@given(
+    st.lists(st.sampled_from("aabc"), min_size=2, max_size=60),
+    st.floats(0.1, 0.9),
+    st.integers(0, 99),
+)
 def test_a_stratified_split_has_each_value_in_proportion(values, test_size, seed):
     examples = Dataset.from_dict({"t": [f"text {i}" for i in range(len(values))], "kind": values})
     try:
@@ -499,14 +586,20 @@ def test_the_real_text_is_read_whole_and_split_without_a_leak(real_text):
 
 
 def contents(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+    }
 
 
 def test_fields_of_mixed_types_are_saved_and_loaded(tmp_path):
     """`datasets` reads them as JSON, an extension of Arrow that not all of it can deal with."""
     calls = [{"a": 1}, {"b": "x"}, [1, "y"]]
     records = [
-        {"text": f"text {i}", "extra": call, "messages": [{"role": "user", "content": "hi", "tool_calls": [call]}]}
+        {
+            "text": f"text {i}",
+            "extra": call,
+            "messages": [{"role": "user", "content": "hi", "tool_calls": [call]}],
+        }
         for i, call in enumerate(calls)
     ]
     (tmp_path / "x.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
@@ -515,7 +608,9 @@ def test_fields_of_mixed_types_are_saved_and_loaded(tmp_path):
         kept = drop_empty(examples, column)
         save(DatasetDict(train=kept.select([2, 0]), test=kept.select([1])), tmp_path / column)
         back = load(tmp_path / column)
-        assert back["train"].to_list() == [records[2], records[0]] and back["test"].to_list() == [records[1]]
+        assert back["train"].to_list() == [records[2], records[0]] and back["test"].to_list() == [
+            records[1]
+        ]
         assert texts(back["train"], "text") == ["text 2", "text 0"]
         assert texts(back["test"], "messages") == ["user: hi"]
 
@@ -559,7 +654,9 @@ def test_two_processes_save_the_same_bytes_and_neither_path_nor_time(tmp_path):
     assert {n.split("/")[-1] for n in first} == {"dataset_dict.json", "dataset_info.json", "state.json", "data-00000-of-00001.arrow"}  # fmt: skip
     for held in first.values():
         assert str(tmp_path).encode() not in held and b".jsonl" not in held
-        assert str(int(began))[:6].encode() not in held and time.strftime("%Y-%m").encode() not in held
+        assert (
+            str(int(began))[:6].encode() not in held and time.strftime("%Y-%m").encode() not in held
+        )
 
 
 def test_shared_ngrams_by_hand():
@@ -567,11 +664,15 @@ def test_shared_ngrams_by_hand():
     found = shared_ngrams(train, ["A b  c", "b c d e", "c b a", "x y", "a b c a b c"], n=3)
     assert found[:3].tolist() == [1.0, 0.5, 0.0]
     assert np.isnan(found[3])
-    assert found[4] == pytest.approx(1 / 3)  # of "a b c", "b c a" and "c a b"; what comes twice counts once
+    assert found[4] == pytest.approx(
+        1 / 3
+    )  # of "a b c", "b c a" and "c a b"; what comes twice counts once
 
 
 def test_a_copied_document_is_all_shared_and_the_embedded_test_is_not():
-    splits = split_fairly(load_examples("embedded", "train"), "answers.text", 0.2, 0, stratify_by_column="category")
+    splits = split_fairly(
+        load_examples("embedded", "train"), "answers.text", 0.2, 0, stratify_by_column="category"
+    )
     train, test = (texts(splits[name], "answers.text") for name in ("train", "test"))
     assert np.nanmax(shared_ngrams(train, test)) < 0.02
     assert shared_ngrams(train, train[:1]).tolist() == [1.0]

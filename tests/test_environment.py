@@ -18,10 +18,19 @@ from packaging.version import Version
 from helpers.hub.sources import PROJECT
 
 PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
-LINES = [line for line in (PROJECT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
-PINS = [line.split("==") for line in LINES if re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!]+", line)]
+LINES = [
+    line
+    for line in (PROJECT / "requirements.lock").read_text().splitlines()
+    if not line.startswith("#")
+]
+PINS = [
+    line.split("==") for line in LINES if re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!]+", line)
+]
 LOCK = {canonicalize_name(name): Version(version) for name, version in PINS}
-DECLARED = [Requirement(text) for text in PYPROJECT["dependencies"] + PYPROJECT["optional-dependencies"]["dev"]]
+DECLARED = [
+    Requirement(text)
+    for text in PYPROJECT["dependencies"] + PYPROJECT["optional-dependencies"]["dev"]
+]
 CUDA = ("nvidia-", "cuda-", "triton")  # torch pins these itself, in its builds that have them
 UNPINNED = {"pip", "setuptools", canonicalize_name(PYPROJECT["name"])}
 
@@ -40,17 +49,24 @@ def test_the_lock_pins_what_is_declared_within_its_bounds(requirement):
 def test_torch_is_pinned_the_same_everywhere():
     (torch,) = (requirement for requirement in DECLARED if requirement.name == "torch")
     assert str(torch.specifier) == f"=={LOCK['torch']}"
-    assert re.findall(r"torch==([\w.]+)", (PROJECT / "Makefile").read_text()) == [str(LOCK["torch"])]
+    assert re.findall(r"torch==([\w.]+)", (PROJECT / "Makefile").read_text()) == [
+        str(LOCK["torch"])
+    ]
 
 
 def differing(installed):
     """What is pinned and is not there, or there in another version."""
-    return {name: (pin, installed.get(name)) for name, pin in LOCK.items() if installed.get(name) != pin}
+    return {
+        name: (pin, installed.get(name)) for name, pin in LOCK.items() if installed.get(name) != pin
+    }
 
 
 def test_what_is_installed_is_the_lock():
     """Packages that somebody has added to it, with `pip install trackio` for one, are no matter."""
-    installed = {canonicalize_name(d.name): Version(d.version).public for d in importlib.metadata.distributions()}
+    installed = {
+        canonicalize_name(d.name): Version(d.version).public
+        for d in importlib.metadata.distributions()
+    }
     assert differing({name: Version(version) for name, version in installed.items()}) == {}
 
 
@@ -66,10 +82,16 @@ def test_the_lock_holds_what_its_packages_need():
     for name in LOCK:
         for text in importlib.metadata.requires(name) or []:
             requirement = Requirement(text)
-            applies = not requirement.marker or requirement.marker.evaluate({**default_environment(), "extra": ""})
+            applies = not requirement.marker or requirement.marker.evaluate(
+                {**default_environment(), "extra": ""}
+            )
             needed = canonicalize_name(requirement.name)
             ours = needed not in UNPINNED and not needed.startswith(CUDA)
-            if applies and ours and (needed not in LOCK or LOCK[needed] not in requirement.specifier):
+            if (
+                applies
+                and ours
+                and (needed not in LOCK or LOCK[needed] not in requirement.specifier)
+            ):
                 missing.append(f"{name} needs {text}")
     assert missing == []
 
@@ -85,13 +107,21 @@ def test_conda_installs_the_lock_and_this_package():
 
 
 def test_make_help_lists_every_target_that_has_a_description():
-    described = re.findall(r"^([^\s:#]+):[^\n]*?## *(.+)$", (PROJECT / "Makefile").read_text(), re.M)
+    described = re.findall(
+        r"^([^\s:#]+):[^\n]*?## *(.+)$", (PROJECT / "Makefile").read_text(), re.M
+    )
     assert {"run", "test", "test-full", "notebooks", "check"} <= {target for target, _ in described}
     for arguments in ([], ["help"]):
         shown = subprocess.run(
-            ["make", "--no-print-directory", *arguments], cwd=PROJECT, capture_output=True, text=True, check=True
+            ["make", "--no-print-directory", *arguments],
+            cwd=PROJECT,
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
-        assert [line.split(maxsplit=1) for line in shown.splitlines()] == [list(pair) for pair in described]
+        assert [line.split(maxsplit=1) for line in shown.splitlines()] == [
+            list(pair) for pair in described
+        ]
 
 
 def test_every_target_has_a_description_and_is_phony():
@@ -104,9 +134,13 @@ def test_every_target_has_a_description_and_is_phony():
 def test_make_clean_names_the_caches_elsewhere_and_keeps_them():
     environment = {**os.environ, "XDG_CACHE_HOME": "/c", "HF_HOME": "", "HF_DATASETS_CACHE": ""}
     command = ["make", "-n", "--no-print-directory", "clean"]
-    shown = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(
+        command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=True
+    ).stdout
     named = [line for line in shown.splitlines() if "/c/" in line]
-    assert len(named) == 1 and named[0].startswith("du -sm /c/clm-notebooks /c/huggingface/datasets ")
+    assert len(named) == 1 and named[0].startswith(
+        "du -sm /c/clm-notebooks /c/huggingface/datasets "
+    )
 
 
 @pytest.mark.parametrize("status", [0, 3])
@@ -116,7 +150,9 @@ def test_continuous_integration_is_make_test_in_the_project(tmp_path, status):
     make.chmod(0o755)
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
     script = PROJECT / ".ci" / "run"
-    result = subprocess.run([script], cwd=tmp_path, env={**os.environ, "PATH": path}, capture_output=True, text=True)
+    result = subprocess.run(
+        [script], cwd=tmp_path, env={**os.environ, "PATH": path}, capture_output=True, text=True
+    )
     assert result.stdout == f"{PROJECT.resolve()}: make test\n" and result.returncode == status
 
 
@@ -124,7 +160,9 @@ def test_no_file_holds_the_path_of_the_checkout():
     ignored = [line.rstrip("/") for line in (PROJECT / ".gitignore").read_text().split()] + [".git"]
     found, checked = [], 0
     for folder, subfolders, files in os.walk(PROJECT):
-        subfolders[:] = [name for name in subfolders if not any(fnmatch.fnmatch(name, i) for i in ignored)]
+        subfolders[:] = [
+            name for name in subfolders if not any(fnmatch.fnmatch(name, i) for i in ignored)
+        ]
         for path in (PROJECT / folder / name for name in files):
             if path.is_file():
                 checked += 1

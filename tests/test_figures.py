@@ -41,7 +41,10 @@ def test_the_same_data_give_the_same_bytes():
 
 
 def test_the_base_loss_is_the_first_point_of_the_test_curve():
-    lines = {line.get_label(): line.get_xydata().tolist() for line in draw_losses(HISTORY, 3.1).axes[0].get_lines()}
+    lines = {
+        line.get_label(): line.get_xydata().tolist()
+        for line in draw_losses(HISTORY, 3.1).axes[0].get_lines()
+    }
     assert lines["test"] == [[0, 3.1], [20, 2.7]]
     assert lines["training"] == [[10, 3.0], [20, 2.5]]
 
@@ -52,7 +55,11 @@ def test_blocks_change_colour_where_a_document_begins(first_size):
     blocks = Dataset.from_dict({"position_ids": [[0, 1, 0, 1][:first_size], [0, 1, 2, 0], [0, 1]]})
     shades = draw_blocks(blocks, 4).axes[0].images[0].get_array()
     goes_on = first_size == 4
-    documents = [[0, 0, 1, 1][:first_size], [1, 1, 1, 2] if goes_on else [2, 2, 2, 3], [2, 2] if goes_on else [3, 3]]
+    documents = [
+        [0, 0, 1, 1][:first_size],
+        [1, 1, 1, 2] if goes_on else [2, 2, 2, 3],
+        [2, 2] if goes_on else [3, 3],
+    ]
     for row, expected in zip(shades, documents, strict=True):
         assert np.allclose(row[: len(expected)], [to_rgb(COLOURS[d]) for d in expected], atol=1e-2)
         assert np.allclose(row[len(expected) :], 1)
@@ -66,14 +73,21 @@ def test_bars_show_their_values():
 
 def test_bars_show_their_intervals():
     ax = draw_bars(
-        {"base": 20.0, "fine-tuned": 10.0}, "perplexity", {"base": (18.0, 23.0), "fine-tuned": (9.0, 12.0)}
+        {"base": 20.0, "fine-tuned": 10.0},
+        "perplexity",
+        {"base": (18.0, 23.0), "fine-tuned": (9.0, 12.0)},
     ).axes[0]
     [whiskers] = [c for c in ax.collections]
-    assert [segment[:, 0].tolist() for segment in whiskers.get_segments()] == [[18.0, 23.0], [9.0, 12.0]]
+    assert [segment[:, 0].tolist() for segment in whiskers.get_segments()] == [
+        [18.0, 23.0],
+        [9.0, 12.0],
+    ]
 
 
 def test_lines_have_names_and_places():
-    ax = draw_lines({"base": ([1, 2, 4], [3.0, 2.0, 1.0]), "tuned": ([1, 2, 4], [2.0, 1.0, 0.5])}, "x", "y").axes[0]
+    ax = draw_lines(
+        {"base": ([1, 2, 4], [3.0, 2.0, 1.0]), "tuned": ([1, 2, 4], [2.0, 1.0, 0.5])}, "x", "y"
+    ).axes[0]
     assert [line.get_xydata().tolist() for line in ax.get_lines()] == [
         [[1, 3], [2, 2], [4, 1]],
         [[1, 2], [2, 1], [4, 0.5]],
@@ -98,7 +112,9 @@ def test_points_are_named_by_their_values(x, ticks):
 def test_a_heat_map_adds_up_the_nats_of_a_word():
     """Tokens: "Un", "believ", "able", " <b>", "\n", "x"; the line break belongs to the word that follows."""
     text, offsets = "Unbelievable <b>\nx", [(0, 2), (2, 8), (8, 12), (12, 16), (16, 17), (17, 18)]
-    page = heat_map(text, offsets, {"base": np.array([1.0, 2, 3, 4, 5, 6]), "tuned": np.zeros(6)}).data
+    page = heat_map(
+        text, offsets, {"base": np.array([1.0, 2, 3, 4, 5, 6]), "tuned": np.zeros(6)}
+    ).data
     words = re.findall(r'<span title="([0-9.]+) nats" style="([^"]*)">([^<]*)</span>', page)
     assert [(word, nats) for nats, _, word in words[:3]] == [
         ("Unbelievable", "6.0"),
@@ -113,12 +129,15 @@ def test_letters_can_be_read_on_every_ground():
     """WCAG's contrast of the letters with their ground, for every word from no surprise to more than any."""
 
     def luminance(colour):
-        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+        linear = [
+            c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)
+        ]
         return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
     for nats in np.linspace(0, 30, 61):
         style = re.search(
-            r'style="background:rgb\((\d+),(\d+),(\d+)\);color:(#\w+)"', heat_map("a", [(0, 1)], {"m": [nats]}).data
+            r'style="background:rgb\((\d+),(\d+),(\d+)\);color:(#\w+)"',
+            heat_map("a", [(0, 1)], {"m": [nats]}).data,
         )
         ground = luminance([int(c) / 255 for c in style.groups()[:3]])
         light, dark = sorted((ground, luminance(style[4])), reverse=True)

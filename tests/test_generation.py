@@ -25,7 +25,9 @@ def always(tokenizer):
     """Makes a model that writes one token, whatever came before."""
 
     def make(token):
-        config = GPT2Config(vocab_size=len(tokenizer), n_positions=64, n_layer=1, n_embd=8, n_head=1)
+        config = GPT2Config(
+            vocab_size=len(tokenizer), n_positions=64, n_layer=1, n_embd=8, n_head=1
+        )
         model = GPT2LMHeadModel(config).eval()
         model.generation_config.eos_token_id = tokenizer.eos_token_id
         model.lm_head.weight = torch.nn.Parameter(torch.zeros(len(tokenizer), 8))
@@ -83,19 +85,36 @@ def test_top_k_1_is_greedy(seed, model, tokenizer):
 def test_without_cuts_it_draws_from_the_whole_distribution(temperature, model, tokenizer):
     torch.manual_seed(5)
     drawn = token_by_token(
-        model, tokenizer, PROMPT, 20, lambda logits: int(torch.multinomial((logits / temperature).softmax(-1), 1))
+        model,
+        tokenizer,
+        PROMPT,
+        20,
+        lambda logits: int(torch.multinomial((logits / temperature).softmax(-1), 1)),
     )
-    assert continue_text(model, tokenizer, PROMPT, 20, temperature, top_k=0, top_p=1.0, seed=5) == drawn
+    assert (
+        continue_text(model, tokenizer, PROMPT, 20, temperature, top_k=0, top_p=1.0, seed=5)
+        == drawn
+    )
 
 
 def test_top_k_and_top_p_cut_the_tail(model, tokenizer):
     with torch.no_grad():
-        likely = model(torch.tensor([tokenizer(PROMPT).input_ids])).logits[0, -1].argsort(descending=True).tolist()
+        likely = (
+            model(torch.tensor([tokenizer(PROMPT).input_ids]))
+            .logits[0, -1]
+            .argsort(descending=True)
+            .tolist()
+        )
 
     def firsts(**cuts):
-        return {continue_text(model, tokenizer, PROMPT, 1, 4.0, seed=seed, **cuts) for seed in range(12)}
+        return {
+            continue_text(model, tokenizer, PROMPT, 1, 4.0, seed=seed, **cuts) for seed in range(12)
+        }
 
-    head = {tokenizer.decode([*tokenizer(PROMPT).input_ids, i], skip_special_tokens=True) for i in likely[:3]}
+    head = {
+        tokenizer.decode([*tokenizer(PROMPT).input_ids, i], skip_special_tokens=True)
+        for i in likely[:3]
+    }
     cut = firsts(top_k=3, top_p=1.0)
     assert cut <= head
     assert len(cut) > 1
@@ -123,7 +142,9 @@ def test_the_context_can_be_filled_to_the_last_token(always, tokenizer):
     assert continue_text(model, tokenizer, PROMPT, room) == PROMPT + "a" * room
 
 
-@pytest.mark.parametrize("prompt", [PROMPT, "Wait , it 's  odd .\n\n\tIs n't it ?", "naïve – 雪が降る 🙂", " a ", "\n"])
+@pytest.mark.parametrize(
+    "prompt", [PROMPT, "Wait , it 's  odd .\n\n\tIs n't it ?", "naïve – 雪が降る 🙂", " a ", "\n"]
+)
 def test_the_prompt_is_kept_at_the_start(prompt, model, tokenizer):
     assert continue_text(model, tokenizer, prompt, 20).startswith(prompt)
 

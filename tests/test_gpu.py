@@ -39,7 +39,10 @@ def test_the_whole_run_uses_the_gpu(tmp_path):
 def test_the_lean_loss_on_a_gpu_is_that_of_the_model(dtype, monkeypatch):
     """In float32 to 1e-3 (TF32), in bfloat16 to its rounding."""
     monkeypatch.setattr(helpers.engine.tiled_loss, "SMALL", 0)
-    model, batch = small().cuda(), {k: v.cuda() for k, v in collate(list(blocks_of([15, 3, 9]))).items()}
+    model, batch = (
+        small().cuda(),
+        {k: v.cuda() for k, v in collate(list(blocks_of([15, 3, 9]))).items()},
+    )
 
     def gradients():
         model.zero_grad()

@@ -88,11 +88,15 @@ def word_level(size=3, **special):
 
 
 def test_weights_are_float32_whatever_they_were_stored_in(saved):
-    assert {p.dtype for p in AutoModelForCausalLM.from_pretrained(saved).parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in AutoModelForCausalLM.from_pretrained(saved).parameters()} == {
+        torch.bfloat16
+    }
     loaded = load_model(saved)
     assert {p.dtype for p in loaded.parameters()} == {torch.float32}
     stored = AutoModelForCausalLM.from_pretrained(saved).state_dict()
-    assert all(torch.equal(value, stored[name].float()) for name, value in loaded.state_dict().items())
+    assert all(
+        torch.equal(value, stored[name].float()) for name, value in loaded.state_dict().items()
+    )
 
 
 def test_loss_type_is_set_and_the_cache_is_off(saved):
@@ -117,7 +121,9 @@ def test_a_folder_can_be_given_as_path_or_text(saved):
     "name", ["no-such-model", "nobody/no-such-model", "three/part/name", "not a name!", "./missing"]
 )
 def test_no_such_model(load, name):
-    with pytest.raises(ModelError, match=f"model is {name!r}: (there is no such folder|it is no folder here, and)"):
+    with pytest.raises(
+        ModelError, match=f"model is {name!r}: (there is no such folder|it is no folder here, and)"
+    ):
         load(name)
 
 
@@ -146,7 +152,9 @@ def test_weights_that_cannot_be_read(damage, load, saved):
     with pytest.raises(ModelError) as error:
         load(str(saved))
     assert str(error.value).startswith(f"model is {str(saved)!r}: ")
-    assert (".safetensors cannot be read" if damage in ("empty", "cut short") else "safetensors") in str(error.value)
+    assert (
+        ".safetensors cannot be read" if damage in ("empty", "cut short") else "safetensors"
+    ) in str(error.value)
 
 
 @pytest.mark.parametrize("load", [load_model, load_config, check_model])
@@ -155,7 +163,9 @@ def test_weights_in_the_pickle_format_are_not_opened(other, load, small_model, s
     (saved / "model.safetensors").unlink()
     if other != "nothing":
         torch.save(small_model.state_dict(), saved / other)
-    with pytest.raises(ModelError, match="has no model.safetensors, and other formats are not opened"):
+    with pytest.raises(
+        ModelError, match="has no model.safetensors, and other formats are not opened"
+    ):
         load(str(saved))
 
 
@@ -179,13 +189,18 @@ def test_a_checkpoint_with_a_missing_tensor_is_refused(name, saved):
 
 def test_many_missing_tensors_are_counted(saved):
     altered(saved, lambda weights: [weights.pop(n) for n in list(weights) if ".h.1." in n])
-    with pytest.raises(ModelError, match=r"lacks transformer\.h\.1\.attn.*, and 9 more: it is incomplete"):
+    with pytest.raises(
+        ModelError, match=r"lacks transformer\.h\.1\.attn.*, and 9 more: it is incomplete"
+    ):
         load_model(str(saved))
 
 
 def test_a_checkpoint_with_tensors_of_another_shape_is_refused(saved):
     altered(saved, lambda weights: weights.update({"transformer.ln_f.bias": torch.zeros(5)}))
-    with pytest.raises(ModelError, match=r"transformer\.ln_f\.bias is \(5,\) in its checkpoint and \(32,\) by its con"):
+    with pytest.raises(
+        ModelError,
+        match=r"transformer\.ln_f\.bias is \(5,\) in its checkpoint and \(32,\) by its con",
+    ):
         load_model(str(saved))
 
 
@@ -224,7 +239,10 @@ def test_a_model_that_sees_what_is_to_come_is_refused(decoder, tmp_path):
         (BertModel, BertConfig(**BERT)),
         (BertForMaskedLM, BertConfig(**BERT)),
         (T5ForConditionalGeneration, T5Config(**T5)),
-        (GPT2ForSequenceClassification, GPT2Config(vocab_size=32, n_positions=16, n_layer=1, n_embd=16, n_head=2)),
+        (
+            GPT2ForSequenceClassification,
+            GPT2Config(vocab_size=32, n_positions=16, n_layer=1, n_embd=16, n_head=2),
+        ),
     ],
 )
 @pytest.mark.parametrize("load", [load_model, load_config, check_model])
@@ -264,13 +282,19 @@ def test_context_length():
 
 @pytest.mark.parametrize("config", [BloomConfig(), MambaConfig(), XLNetConfig()])
 @pytest.mark.parametrize("context", [0, 512])
-def test_a_configuration_that_states_no_context_length(context, config, small_model, tmp_path, capsys):
+def test_a_configuration_that_states_no_context_length(
+    context, config, small_model, tmp_path, capsys
+):
     small_model.save_pretrained(tmp_path)
     config.save_pretrained(tmp_path)
     loaded = load_config(str(tmp_path), context)
     assert context_length(loaded) == (context or 1024)
     said = capsys.readouterr().out
-    assert not said if context else "states no context length: 1,024 tokens are taken, set context for another" in said
+    assert (
+        not said
+        if context
+        else "states no context length: 1,024 tokens are taken, set context for another" in said
+    )
     with pytest.raises(ModelError, match=config.model_type):
         context_length(config)
 
@@ -287,7 +311,9 @@ def test_the_context_length_of_a_model_goes_with_it(tmp_path, capsys):
 
 def test_a_context_length_that_is_stated_stays(saved):
     assert context_length(load_config(str(saved), 32)) == 32
-    with pytest.raises(ParameterError, match="context is 31: the configuration of .* states 32, leave it at 0"):
+    with pytest.raises(
+        ParameterError, match="context is 31: the configuration of .* states 32, leave it at 0"
+    ):
         load_config(str(saved), 31)
 
 
@@ -309,18 +335,31 @@ def test_the_embedded_model_is_a_small_gpt2(embedded):
 
 def test_the_embedded_tokenizer_fits_its_model(tokenizer, embedded):
     assert tokenizer.eos_token == "<|endoftext|>"
-    assert tokenizer("<|endoftext|>").input_ids == [tokenizer.eos_token_id] == [embedded.config.eos_token_id]
-    assert len(tokenizer) == embedded.config.vocab_size == embedded.get_output_embeddings().out_features
+    assert (
+        tokenizer("<|endoftext|>").input_ids
+        == [tokenizer.eos_token_id]
+        == [embedded.config.eos_token_id]
+    )
+    assert (
+        len(tokenizer)
+        == embedded.config.vocab_size
+        == embedded.get_output_embeddings().out_features
+    )
 
 
 def test_the_embedded_model_has_learned(tokenizer, embedded):
     examples = load_examples("embedded", "train[:12]")
-    documents, ids = texts(examples, "answers.text"), tokenize(examples, "answers.text", tokenizer)["input_ids"][:]
+    documents, ids = (
+        texts(examples, "answers.text"),
+        tokenize(examples, "answers.text", tokenizer)["input_ids"][:],
+    )
     loss = score_documents(embedded, ids, documents, tokenizer.eos_token_id).loss
     assert 1 < loss < math.log(len(tokenizer)) - 2.5
 
 
-@pytest.mark.parametrize(("tokens", "expected"), [({"bos_token": "[BEGIN]"}, "[BEGIN]"), ({}, "[END]")])
+@pytest.mark.parametrize(
+    ("tokens", "expected"), [({"bos_token": "[BEGIN]"}, "[BEGIN]"), ({}, "[END]")]
+)
 def test_the_prefix_is_the_begin_of_text_or_else_its_end(tokens, expected):
     tokenizer = word_level(eos_token="[END]", **tokens)
     assert prefix_token(tokenizer) == tokenizer.convert_tokens_to_ids(expected)
@@ -347,7 +386,8 @@ def test_a_tokenizer_that_is_larger_than_the_embedding(size, added, refused, loa
     word_level(size, **({"eos_token": "a"} | added)).save_pretrained(saved)
     if refused:
         with pytest.raises(
-            ModelError, match="its tokenizer makes the number 64, and the model has embeddings for 0 to 63"
+            ModelError,
+            match="its tokenizer makes the number 64, and the model has embeddings for 0 to 63",
         ):
             load(str(saved))
     else:
@@ -376,7 +416,9 @@ def test_a_tokenizer_that_cannot_be_read_is_found_by_the_check(damage, whole):
 def adapters(whole, tmp_path):
     """Adapters of the small model as `peft` saves them, that is without configuration and tokenizer, and the model that has them merged."""
     torch.manual_seed(1)
-    config = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False, fan_in_fan_out=True)
+    config = LoraConfig(
+        r=2, target_modules="all-linear", init_lora_weights=False, fan_in_fan_out=True
+    )
     model = get_peft_model(load_model(str(whole)), config)
     model.peft_config["default"].base_model_name_or_path = str(whole)
     model.save_pretrained(tmp_path / "adapters")
@@ -404,7 +446,11 @@ def test_adapters_of_adapters(adapters, tmp_path):
     folder, _ = adapters
     shutil.copytree(folder, tmp_path / "more")
     edited(tmp_path / "more" / "adapter_config.json", base_model_name_or_path=str(folder))
-    once, twice, ids = load_model(str(folder)), load_model(str(tmp_path / "more")), torch.arange(20)[None]
+    once, twice, ids = (
+        load_model(str(folder)),
+        load_model(str(tmp_path / "more")),
+        torch.arange(20)[None],
+    )
     assert not torch.allclose(once(ids).logits, twice(ids).logits, atol=1e-2)
     edited(folder / "adapter_config.json", base_model_name_or_path=str(tmp_path / "more"))
     with pytest.raises(ModelError, match="its adapters belong to themselves"):
@@ -447,7 +493,9 @@ def test_adapters_that_cannot_be_used(damage, said, load, adapters, tmp_path):
     elif damage == "no JSON":
         config.write_text("{")
     elif damage == "prefix tuning":
-        config.write_text(json.dumps({"peft_type": "PREFIX_TUNING", "base_model_name_or_path": "embedded"}))
+        config.write_text(
+            json.dumps({"peft_type": "PREFIX_TUNING", "base_model_name_or_path": "embedded"})
+        )
     else:
         edited(config, task_type="SEQ_CLS")
     with pytest.raises(ModelError, match=said):

@@ -16,7 +16,16 @@ from helpers.chunking import chunk
 from helpers.collation import collate
 from helpers.errors import DataError, ModelError, ParameterError
 from helpers.models import load_model
-from helpers.perplexity import Score, compare, definitions, flat, interval, score_blocks, score_documents, score_stride
+from helpers.perplexity import (
+    Score,
+    compare,
+    definitions,
+    flat,
+    interval,
+    score_blocks,
+    score_documents,
+    score_stride,
+)
 
 CLOSE = 1e-6  # logits are float32 numbers, whose eps is 1.2e-7
 VOCABULARY, CONTEXT, PREFIX = 64, 32, 0
@@ -77,7 +86,9 @@ def constant(nats):
     model = GPT2LMHeadModel(config).eval()
     model.transformer.ln_f.weight.data.zero_()
     model.transformer.ln_f.bias.data.fill_(1 / 8)
-    model.lm_head.weight = torch.nn.Parameter(-torch.tensor(nats, dtype=torch.float32)[:, None].repeat(1, 8))
+    model.lm_head.weight = torch.nn.Parameter(
+        -torch.tensor(nats, dtype=torch.float32)[:, None].repeat(1, 8)
+    )
     return model
 
 
@@ -106,11 +117,17 @@ SURPRISE = -np.log(probabilities / probabilities.sum())
 UNIGRAM = constant(SURPRISE)
 
 
-@given(documents=st.lists(st.lists(st.integers(0, 15), max_size=40), min_size=1, max_size=5).filter(any))
+@given(
+    documents=st.lists(st.lists(st.integers(0, 15), max_size=40), min_size=1, max_size=5).filter(
+        any
+    )
+)
 def test_every_token_is_scored_exactly_once(documents):
     found = score_documents(UNIGRAM, documents, [""] * len(documents), 3)
     assert found.tokens.tolist() == [len(ids) for ids in documents]
-    np.testing.assert_allclose(found.nats, [sum(SURPRISE[i] for i in ids) for ids in documents], rtol=CLOSE)
+    np.testing.assert_allclose(
+        found.nats, [sum(SURPRISE[i] for i in ids) for ids in documents], rtol=CLOSE
+    )
 
 
 @pytest.mark.parametrize("documents", [[], [[]], [[], [], []]])
@@ -143,7 +160,13 @@ def test_blocks_against_each_document_by_itself(strategy, small_model, budget):
         starts = [i for i, p in enumerate(positions) if p == 0]
         pieces = [ids[a:b] for a, b in zip(starts, [*starts[1:], len(ids)], strict=True)]
         logs = [log_likelihoods(small_model, piece) for piece in pieces]
-        nats.append(-sum(log[i - 1, p[i]] for p, log in zip(pieces, logs, strict=True) for i in range(1, len(p))))
+        nats.append(
+            -sum(
+                log[i - 1, p[i]]
+                for p, log in zip(pieces, logs, strict=True)
+                for i in range(1, len(p))
+            )
+        )
         tokens.append(len(ids) - len(pieces))
     found = score_blocks(small_model, blocks)
     np.testing.assert_allclose(found.nats, nats, rtol=CLOSE)
@@ -160,30 +183,43 @@ def test_tokens_that_are_only_seen_are_not_scored(ways, small_model):
     tokens = DatasetDict(test=Dataset.from_dict({"input_ids": documents_of(lengths)}))
     blocks, account = chunk(tokens, 16, PREFIX, ways.pop("strategy", "concat"), **ways)
     found = score_blocks(small_model, blocks["test"])
-    scored = sum((labels != -100).sum() for labels in (collate([b])["labels"][:, 1:] for b in blocks["test"]))
+    scored = sum(
+        (labels != -100).sum() for labels in (collate([b])["labels"][:, 1:] for b in blocks["test"])
+    )
     assert found.tokens.sum() == scored == account["test"].tokens_scored
     nats = 0.0
     for block in blocks["test"]:
         batch = collate([block])
         with torch.no_grad():
-            logs = log_softmax(small_model(batch["input_ids"], position_ids=batch["position_ids"]).logits[0].numpy())
+            logs = log_softmax(
+                small_model(batch["input_ids"], position_ids=batch["position_ids"])
+                .logits[0]
+                .numpy()
+            )
         nats -= sum(logs[i - 1, t] for i, t in enumerate(batch["labels"][0].tolist()) if t != -100)
     assert found.nats.sum() == pytest.approx(nats, rel=1e-5)
 
 
 def test_documents_in_a_block_do_not_see_each_other_where_a_model_takes_no_notice_of_positions():
     torch.manual_seed(0)
-    config = OPTConfig(vocab_size=64, hidden_size=32, ffn_dim=64, num_hidden_layers=2, num_attention_heads=2)
+    config = OPTConfig(
+        vocab_size=64, hidden_size=32, ffn_dim=64, num_hidden_layers=2, num_attention_heads=2
+    )
     model = OPTForCausalLM(config).eval()
     together = score_blocks(model, blocks_of((9, 6), 32))
-    apart = [score_blocks(model, blocks_of((9,), 32)), strided(model, [[*documents_of((9, 6))[1], PREFIX]], 32)]
+    apart = [
+        score_blocks(model, blocks_of((9,), 32)),
+        strided(model, [[*documents_of((9, 6))[1], PREFIX]], 32),
+    ]
     assert together.nats.sum() == pytest.approx(sum(score.nats.sum() for score in apart), rel=1e-5)
 
 
 def test_guessing_has_the_perplexity_of_the_vocabulary(small_model):
     small_model.lm_head.weight = torch.nn.Parameter(torch.zeros(VOCABULARY, 32))
     assert scored(small_model, DOCUMENTS).perplexity == pytest.approx(VOCABULARY, rel=CLOSE)
-    assert score_blocks(small_model, blocks_of((5, 40, 9))).perplexity == pytest.approx(VOCABULARY, rel=CLOSE)
+    assert score_blocks(small_model, blocks_of((5, 40, 9))).perplexity == pytest.approx(
+        VOCABULARY, rel=CLOSE
+    )
 
 
 def test_certainty_has_perplexity_1():
@@ -197,7 +233,9 @@ def test_bits_per_byte_and_word_perplexity(documents):
     tokens = [[1, 2, 3] for _ in documents]
     found = score_documents(UNIGRAM, tokens, documents, 0)
     octets = sum(
-        1 if ord(c) < 0x80 else 2 if ord(c) < 0x800 else 3 if ord(c) < 0x10000 else 4 for t in documents for c in t
+        1 if ord(c) < 0x80 else 2 if ord(c) < 0x800 else 3 if ord(c) < 0x10000 else 4
+        for t in documents
+        for c in t
     )
     words = sum(len("".join(" " if c.isspace() else "x" for c in t).split()) for t in documents)
     assert (found.bytes.sum(), found.words.sum()) == (octets, words)
@@ -236,10 +274,20 @@ def test_averages_of_batch_averages_are_something_else(small_model):
 
 def a_score(nats, tokens, **changes):
     """A score of documents with so many nats and tokens, the nats spread evenly over the tokens."""
-    spread = np.concatenate([np.full(n, total / max(n, 1)) for total, n in zip(nats, tokens, strict=True)])
+    spread = np.concatenate(
+        [np.full(n, total / max(n, 1)) for total, n in zip(nats, tokens, strict=True)]
+    )
     ones = np.ones(len(tokens), np.int64)
-    facts = {"definition": "rolling", "context": 32, "stride": 32, "first_token": "after the prefix", "text": "a hash"}
-    return Score(token_nats=spread, tokens=np.array(tokens), bytes=ones, words=ones, **(facts | changes))
+    facts = {
+        "definition": "rolling",
+        "context": 32,
+        "stride": 32,
+        "first_token": "after the prefix",
+        "text": "a hash",
+    }
+    return Score(
+        token_nats=spread, tokens=np.array(tokens), bytes=ones, words=ones, **(facts | changes)
+    )
 
 
 def scores(count=12, seed=3):
@@ -261,16 +309,23 @@ def test_compare_against_a_slow_bootstrap():
     found = compare(base, tuned, seed=5, samples=300)
     assert found["perplexity_ratio"] == pytest.approx(math.exp(tuned.loss - base.loss), rel=1e-12)
     assert found["perplexity_ratio"] == pytest.approx(tuned.perplexity / base.perplexity, rel=1e-12)
-    assert found["share_of_documents_better"] == sum(t < b for t, b in zip(tuned.nats, base.nats, strict=True)) / 12
+    assert (
+        found["share_of_documents_better"]
+        == sum(t < b for t, b in zip(tuned.nats, base.nats, strict=True)) / 12
+    )
     ratios, differences = [], []
     for drawn in np.random.default_rng(5).integers(0, 12, (300, 12)).tolist():
-        losses = [sum(s.nats[i] for i in drawn) / sum(s.tokens[i] for i in drawn) for s in (base, tuned)]
+        losses = [
+            sum(s.nats[i] for i in drawn) / sum(s.tokens[i] for i in drawn) for s in (base, tuned)
+        ]
         ratios.append(math.exp(losses[1] - losses[0]))
         differences.append(math.exp(losses[1]) - math.exp(losses[0]))
     assert found["perplexity_difference"] == pytest.approx(tuned.perplexity - base.perplexity)
     for name, share in (("low", 0.025), ("high", 0.975)):
         assert found[f"perplexity_ratio_{name}"] == pytest.approx(quantile(ratios, share), rel=1e-9)
-        assert found[f"perplexity_difference_{name}"] == pytest.approx(quantile(differences, share), rel=1e-9)
+        assert found[f"perplexity_difference_{name}"] == pytest.approx(
+            quantile(differences, share), rel=1e-9
+        )
 
 
 def test_the_interval_is_that_of_any_other_bootstrap():
@@ -279,7 +334,12 @@ def test_the_interval_is_that_of_any_other_bootstrap():
     ratios = []
     for _ in range(1000):
         drawn = random.choices(range(200), k=200)
-        ratios.append(math.exp(sum(tuned.nats[i] - base.nats[i] for i in drawn) / sum(base.tokens[i] for i in drawn)))
+        ratios.append(
+            math.exp(
+                sum(tuned.nats[i] - base.nats[i] for i in drawn)
+                / sum(base.tokens[i] for i in drawn)
+            )
+        )
     ratios.sort()
     found = compare(base, tuned)
     spread = ratios[975] - ratios[25]
@@ -313,7 +373,10 @@ def test_a_model_that_has_gone_wrong_and_a_single_document():
 def test_compare_is_seeded():
     base, tuned = scores()
     assert compare(base, tuned, seed=1) == compare(base, tuned, seed=1)
-    assert compare(base, tuned, seed=1)["perplexity_ratio_low"] != compare(base, tuned, seed=2)["perplexity_ratio_low"]
+    assert (
+        compare(base, tuned, seed=1)["perplexity_ratio_low"]
+        != compare(base, tuned, seed=2)["perplexity_ratio_low"]
+    )
 
 
 def test_empty_documents_do_not_count():
@@ -326,8 +389,12 @@ def test_empty_documents_do_not_count():
 def test_the_interval_of_one_model_against_a_slow_bootstrap():
     score = scores()[0]
     drawn = np.random.default_rng(9).integers(0, 12, (2000, 12)).tolist()
-    values = [math.exp(sum(score.nats[i] for i in d) / sum(score.tokens[i] for i in d)) for d in drawn]
-    assert interval(score, seed=9) == pytest.approx((quantile(values, 0.025), quantile(values, 0.975)), rel=1e-9)
+    values = [
+        math.exp(sum(score.nats[i] for i in d) / sum(score.tokens[i] for i in d)) for d in drawn
+    ]
+    assert interval(score, seed=9) == pytest.approx(
+        (quantile(values, 0.025), quantile(values, 0.975)), rel=1e-9
+    )
     assert interval(score)[0] < score.perplexity < interval(score)[1]
 
 
@@ -350,7 +417,12 @@ def test_another_text_another_order_other_tokens_are_told_apart(small_model):
     ids, texts = [[1, 2, 3], [4, 5]], ["one two", "three"]
     base = score_documents(small_model, ids, texts, PREFIX)
     compare(base, score_documents(small_model, ids, texts, PREFIX))
-    others = [(ids[::-1], texts), (ids, texts[::-1]), ([[1, 2], [3, 4, 5]], texts), ([[1, 2, 3], [4, 6]], texts)]
+    others = [
+        (ids[::-1], texts),
+        (ids, texts[::-1]),
+        ([[1, 2], [3, 4, 5]], texts),
+        ([[1, 2, 3], [4, 6]], texts),
+    ]
     for other in others:
         with pytest.raises(ModelError, match="different texts"):
             compare(base, score_documents(small_model, *other, PREFIX))
@@ -380,7 +452,11 @@ def test_stride_against_the_documentations_loop(stride, small_model, budget):
         assert found.nats[number] == pytest.approx(nats, rel=1e-5)
 
 
-@given(lengths=st.lists(st.integers(0, 60), min_size=1, max_size=4), context=st.integers(2, 8), data=st.data())
+@given(
+    lengths=st.lists(st.integers(0, 60), min_size=1, max_size=4),
+    context=st.integers(2, 8),
+    data=st.data(),
+)
 def test_stride_scores_each_token_once_and_says_how_many(lengths, context, data):
     stride = data.draw(st.integers(1, context))
     rng = np.random.default_rng(0)
@@ -397,14 +473,20 @@ def test_stride_scores_each_token_once_and_says_how_many(lengths, context, data)
 
 def test_a_stride_as_long_as_the_context_gives_the_blocks_of_one_long_text(small_model):
     ids = DOCUMENTS[8]
-    blocks, _ = chunk(DatasetDict(test=Dataset.from_dict({"input_ids": [ids]})), 16, None, position_ids=False)
-    one, other = strided(small_model, [ids], 16, context=16), score_blocks(small_model, blocks["test"])
+    blocks, _ = chunk(
+        DatasetDict(test=Dataset.from_dict({"input_ids": [ids]})), 16, None, position_ids=False
+    )
+    one, other = (
+        strided(small_model, [ids], 16, context=16),
+        score_blocks(small_model, blocks["test"]),
+    )
     assert one.tokens.sum() == other.tokens.sum()
     assert one.loss == pytest.approx(other.loss, rel=CLOSE)
 
 
 @pytest.mark.parametrize(
-    ("stride", "context", "name"), [(0, 16, "stride"), (17, 16, "stride"), (4, 1, "context"), (4, 33, "context")]
+    ("stride", "context", "name"),
+    [(0, 16, "stride"), (17, 16, "stride"), (4, 1, "context"), (4, 33, "context")],
 )
 def test_windows_that_cannot_be(stride, context, name, small_model):
     with pytest.raises(ParameterError, match=f"{name} is"):
@@ -465,8 +547,13 @@ def test_one_document_has_no_interval():
 
 def test_bfloat16_is_within_two_per_mille_on_the_embedded_model(tokenizer):
     model = load_model("embedded")
-    texts = ["The sky is blue because air scatters short waves of light more than long ones.", "Bread rises. " * 60]
+    texts = [
+        "The sky is blue because air scatters short waves of light more than long ones.",
+        "Bread rises. " * 60,
+    ]
     ids = [tokenizer(text).input_ids for text in texts]
-    exact, fast = (score_documents(model, ids, texts, 0, dtype) for dtype in ("float32", "bfloat16"))
+    exact, fast = (
+        score_documents(model, ids, texts, 0, dtype) for dtype in ("float32", "bfloat16")
+    )
     assert fast.perplexity != exact.perplexity
     assert fast.perplexity == pytest.approx(exact.perplexity, rel=2e-3)

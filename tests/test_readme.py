@@ -20,14 +20,20 @@ def printed(step):
 
 def test_the_figures_are_those_of_the_committed_notebook():
     table = dict(re.findall(r"^\| (perplexity|bits per byte) \| (.+?) \|$", README, re.M))
-    rolling = re.findall(r"rolling(?: +\d+){3} +([\d.]+)(?: +[\d.]+){2} +([\d.]+) ", printed("evaluate"))
+    rolling = re.findall(
+        r"rolling(?: +\d+){3} +([\d.]+)(?: +[\d.]+){2} +([\d.]+) ", printed("evaluate")
+    )
     for name, place, digits in (("perplexity", 0, 2), ("bits per byte", 1, 3)):
         stated = [float(value) for value in table[name].split(" | ")]
         shown = [float(row[place]) for row in rolling]  # rounded to three digits itself
         assert stated == pytest.approx(shown, abs=0.5 * 10**-digits + 0.0005)
     numbers = dict(re.findall(r"^(perplexity_ratio\w*) +(\S+)$", printed("evaluate"), re.M))
-    stated = re.search(r"perplexity × (\S+), with a 95 % interval of (\S+) to ([\d.]+)", README).groups()
-    shown = [float(numbers[f"perplexity_ratio{end}"]) for end in ("", "_low", "_high")]  # rounded to four digits
+    stated = re.search(
+        r"perplexity × (\S+), with a 95 % interval of (\S+) to ([\d.]+)", README
+    ).groups()
+    shown = [
+        float(numbers[f"perplexity_ratio{end}"]) for end in ("", "_low", "_high")
+    ]  # rounded to four digits
     assert [float(value) for value in stated] == pytest.approx(shown, abs=0.00055)
 
 
@@ -51,4 +57,6 @@ def test_its_settings_are_understood(line):
 def test_it_lists_every_profile():
     for path in PROFILES.glob("*.yaml"):
         yaml.safe_load(path.read_text())
-        assert f"| `{path.stem}` |" in README or (path.stem.startswith("sweep") and path.name in README)
+        assert f"| `{path.stem}` |" in README or (
+            path.stem.startswith("sweep") and path.name in README
+        )

@@ -48,13 +48,23 @@ SHAPE = {
     "eos_token_id": 2,
 }
 MODELS = {
-    "GPT-2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, n_positions=64, n_layer=2, n_embd=32, n_head=2)),
+    "GPT-2": lambda: GPT2LMHeadModel(
+        GPT2Config(vocab_size=VOCABULARY, n_positions=64, n_layer=2, n_embd=32, n_head=2)
+    ),
     "Llama": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE)),
     "OPT": lambda: OPTForCausalLM(
-        OPTConfig(vocab_size=VOCABULARY, hidden_size=32, ffn_dim=64, num_hidden_layers=2, num_attention_heads=2)
+        OPTConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=32,
+            ffn_dim=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+        )
     ),
     "Gemma-2": lambda: Gemma2ForCausalLM(Gemma2Config(**SHAPE, final_logit_softcapping=0.5)),
-    "Gemma-2, capped at 30": lambda: Gemma2ForCausalLM(Gemma2Config(**SHAPE, final_logit_softcapping=30.0)),
+    "Gemma-2, capped at 30": lambda: Gemma2ForCausalLM(
+        Gemma2Config(**SHAPE, final_logit_softcapping=30.0)
+    ),
     "Cohere": lambda: CohereForCausalLM(CohereConfig(**SHAPE, logit_scale=0.25)),
     "Granite": lambda: GraniteForCausalLM(GraniteConfig(**SHAPE, logits_scaling=4.0)),
 }
@@ -83,7 +93,12 @@ def slow(model, windows):
     nats = np.full(len(windows.ids), np.nan)
     for first, start, end in zip(windows.first, windows.start, windows.end, strict=True):
         with torch.no_grad():
-            logs = log_softmax(model(torch.from_numpy(windows.ids[None, first:end]).long()).logits[0].float().numpy())
+            logs = log_softmax(
+                model(torch.from_numpy(windows.ids[None, first:end]).long())
+                .logits[0]
+                .float()
+                .numpy()
+            )
         for i in range(start, end):
             nats[i] = -logs[i - first - 1, windows.ids[i]]
     return nats
@@ -127,7 +142,9 @@ class Largest(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        self.elements = max([self.elements, *(t.numel() for t in tree_leaves(out) if isinstance(t, torch.Tensor))])
+        self.elements = max(
+            [self.elements, *(t.numel() for t in tree_leaves(out) if isinstance(t, torch.Tensor))]
+        )
         return out
 
 
@@ -233,11 +250,15 @@ def test_what_was_kept_is_of_the_same_model_text_and_precision(small_model, tmp_
     windows = windows_of([30, 20], high=64)
     first = token_nats(small_model, windows, resume=tmp_path)
     other = windows_of([30, 20], high=64, seed=1)
-    np.testing.assert_array_equal(token_nats(small_model, other, resume=tmp_path), token_nats(small_model, other))
+    np.testing.assert_array_equal(
+        token_nats(small_model, other, resume=tmp_path), token_nats(small_model, other)
+    )
     found, scored = token_nats(small_model, windows, "bfloat16", resume=tmp_path), ~np.isnan(first)
     assert (found != first)[scored].any()
     small_model.transformer.wpe.weight.data += 0.1
-    np.testing.assert_array_equal(token_nats(small_model, windows, resume=tmp_path), token_nats(small_model, windows))
+    np.testing.assert_array_equal(
+        token_nats(small_model, windows, resume=tmp_path), token_nats(small_model, windows)
+    )
     small_model.config.layer_norm_epsilon = 0.1  # what the weights do not say
     token_nats(small_model, windows, resume=tmp_path)
     assert len(list(tmp_path.iterdir())) == 5
@@ -271,13 +292,17 @@ def test_nothing_to_score(lengths, small_model):
 def test_an_output_layer_with_something_behind_it_is_not_sliced(small_model):
     small_model.lm_head.register_forward_hook(lambda module, args, output: output / 2)
     windows = windows_of([9, 5], high=64)
-    np.testing.assert_allclose(token_nats(small_model, windows), slow(small_model, windows), rtol=1e-5)
+    np.testing.assert_allclose(
+        token_nats(small_model, windows), slow(small_model, windows), rtol=1e-5
+    )
 
 
 def test_float32_is_float32_after_a_training_in_bfloat16(small_model):
     """accelerate replaces the forward of a model by one that computes in bfloat16, and leaves it there."""
     expected = token_nats(small_model, WINDOWS_64)
-    AcceleratorState._reset_state(reset_partial_state=True)  # another test may have chosen a precision
+    AcceleratorState._reset_state(
+        reset_partial_state=True
+    )  # another test may have chosen a precision
     prepared = Accelerator(mixed_precision="bf16", cpu=True).prepare(small_model)
     AcceleratorState._reset_state(reset_partial_state=True)
     patched = prepared.forward
@@ -291,7 +316,9 @@ def test_the_batch_follows_free_memory(small_model, monkeypatch):
     for free, tokens in ((2**40, scoring.MOST["cpu"]), (4 * each * 1000, 1000), (0, 0)):
         monkeypatch.setattr(scoring, "free_memory", lambda kind, free=free: free)
         assert scoring._tokens_at_once(small_model, sliced=True) == tokens
-    np.testing.assert_allclose(token_nats(small_model, windows), expected, rtol=1e-5)  # a window at a time
+    np.testing.assert_allclose(
+        token_nats(small_model, windows), expected, rtol=1e-5
+    )  # a window at a time
 
 
 def test_free_memory_is_no_more_than_the_machine_has():
@@ -315,18 +342,24 @@ def test_an_output_layer_that_does_more_than_a_product_is_not_sliced(small_model
     inputs, _ = WINDOWS_64.batch(np.array([0]))
     with torch.no_grad():
         assert not scoring.sliceable(small_model, inputs)
-    np.testing.assert_allclose(token_nats(small_model, WINDOWS_64), slow(small_model, WINDOWS_64), rtol=1e-5)
+    np.testing.assert_allclose(
+        token_nats(small_model, WINDOWS_64), slow(small_model, WINDOWS_64), rtol=1e-5
+    )
 
 
 def test_a_model_whose_decoder_is_its_output_layer(small_model, monkeypatch):
     """ModernBERT's decoder names its output layer `decoder`, which transformers takes for the model."""
     monkeypatch.setattr(small_model, "get_decoder", lambda: small_model.lm_head)
-    np.testing.assert_allclose(token_nats(small_model, WINDOWS_64), slow(small_model, WINDOWS_64), rtol=1e-5)
+    np.testing.assert_allclose(
+        token_nats(small_model, WINDOWS_64), slow(small_model, WINDOWS_64), rtol=1e-5
+    )
 
 
 def test_a_model_without_attention_heads():
     torch.manual_seed(0)
-    model = MambaForCausalLM(MambaConfig(vocab_size=64, hidden_size=16, num_hidden_layers=1, state_size=4)).eval()
+    model = MambaForCausalLM(
+        MambaConfig(vocab_size=64, hidden_size=16, num_hidden_layers=1, state_size=4)
+    ).eval()
     model.config.use_cache = False
     np.testing.assert_allclose(token_nats(model, WINDOWS_64), slow(model, WINDOWS_64), rtol=1e-5)
 

@@ -19,7 +19,12 @@ def python(code, **own):
     """What a Python with these variables, and none of the like inherited, writes."""
     inherited = {name: value for name, value in os.environ.items() if name not in NAMES}
     done = subprocess.run(
-        [sys.executable, "-c", code], env=inherited | own, cwd=PROJECT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code],
+        env=inherited | own,
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return done.stdout + done.stderr
 
@@ -29,9 +34,13 @@ def test_torch_is_loaded_with_the_setting():
     assert re.search(r"GOMP_SPINCOUNT ?= ?'2500'|KMP_BLOCKTIME ?= ?'1", said)
 
 
-@pytest.mark.parametrize("own", [{"GOMP_SPINCOUNT": "7", "KMP_BLOCKTIME": "8"}, {"OMP_WAIT_POLICY": "ACTIVE"}])
+@pytest.mark.parametrize(
+    "own", [{"GOMP_SPINCOUNT": "7", "KMP_BLOCKTIME": "8"}, {"OMP_WAIT_POLICY": "ACTIVE"}]
+)
 def test_a_setting_of_the_users_own_wins(own):
-    said = python(f"import helpers, json, os; print(json.dumps([os.environ.get(n) for n in {NAMES}]))", **own)
+    said = python(
+        f"import helpers, json, os; print(json.dumps([os.environ.get(n) for n in {NAMES}]))", **own
+    )
     assert json.loads(said) == [own.get(name) for name in NAMES]
 
 

@@ -21,7 +21,9 @@ from helpers.tokenization import tokenize
 
 
 def tokenized(texts, tokenizer):
-    return tokenize(Dataset.from_dict({"t": texts}, Features({"t": Value("string")})), "t", tokenizer)
+    return tokenize(
+        Dataset.from_dict({"t": texts}, Features({"t": Value("string")})), "t", tokenizer
+    )
 
 
 def reference(texts, tokenizer):
@@ -69,7 +71,9 @@ def test_special_tokens_that_the_tokenizer_would_add_are_left_out(tokenizer):
 
     eager = copy.deepcopy(tokenizer)
     mark = (eager.eos_token, eager.eos_token_id)
-    eager.backend_tokenizer.post_processor = TemplateProcessing(single=f"$A {mark[0]}", special_tokens=[mark])
+    eager.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"$A {mark[0]}", special_tokens=[mark]
+    )
     assert eager("sky").input_ids[-1] == eager.eos_token_id
     assert tokenized(["sky"], eager)["input_ids"][:] == reference(["sky"], tokenizer)
 
@@ -125,6 +129,9 @@ def test_all_cores_are_used_after_map_has_used_processes(tokenizer):
     libc.getenv.restype = ctypes.c_char_p
     examples = Dataset.from_dict({"t": ["Why?", "Because."]})
     examples.map(lambda row: row, num_proc=2)
-    assert libc.getenv(b"TOKENIZERS_PARALLELISM") == b"false" and "TOKENIZERS_PARALLELISM" not in os.environ
+    assert (
+        libc.getenv(b"TOKENIZERS_PARALLELISM") == b"false"
+        and "TOKENIZERS_PARALLELISM" not in os.environ
+    )
     tokenize(examples, "t", tokenizer)
     assert libc.getenv(b"TOKENIZERS_PARALLELISM") is None

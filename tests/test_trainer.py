@@ -41,10 +41,23 @@ from helpers.hub.sources import PROJECT
 from helpers.models import load_model
 from helpers.perplexity import score_blocks
 from helpers.trainer import COMPLETE, BlockTrainer, newest_checkpoint
-from helpers.training import add_lora, check_separable, housekeeping, losses_of, peak_share, save_model
+from helpers.training import (
+    add_lora,
+    check_separable,
+    housekeeping,
+    losses_of,
+    peak_share,
+    save_model,
+)
 from tests.small_training import blocks_of, small
 
-SHAPE = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+SHAPE = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
 SHAPE |= {
     "num_key_value_heads": 2,
     "head_dim": 16,
@@ -70,7 +83,12 @@ def trained(folder, model=None, callbacks=(), **settings):
 def made(folder, model=None, callbacks=(), **settings):
     """The same before it trains."""
     model, blocks = model or small(), blocks_of(LENGTHS)
-    rest = {"num_train_epochs": 2, "learning_rate": 1e-2, "per_device_train_batch_size": 4, "eval_strategy": "epoch"}
+    rest = {
+        "num_train_epochs": 2,
+        "learning_rate": 1e-2,
+        "per_device_train_batch_size": 4,
+        "eval_strategy": "epoch",
+    }
     arguments = (
         housekeeping(folder / "checkpoints", model, "float32")
         | {"logging_steps": 1, "save_strategy": "epoch"}
@@ -96,7 +114,9 @@ def gradients(model, batch, items):
     model.zero_grad()
     loss = model(**batch, num_items_in_batch=items).loss
     loss.backward()
-    return loss.item(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    return loss.item(), {
+        n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None
+    }
 
 
 @pytest.mark.parametrize("tile", [(1024, 1024), (5, 7)])
@@ -124,7 +144,10 @@ def test_the_lean_loss_of_a_head_with_a_bias_and_of_a_frozen_one(monkeypatch):
     monkeypatch.setattr(helpers.engine.tiled_loss, "SMALL", 0)
     monkeypatch.setattr(helpers.engine.tiled_loss, "TILE", {"cpu": (5, 7)})
     model, batch = llama(False), collate([blocks_of([15, 3])[0]])
-    model.loss_type, model.lm_head.bias = "ForCausalLM", torch.nn.Parameter(torch.linspace(-1, 1, 64))
+    model.loss_type, model.lm_head.bias = (
+        "ForCausalLM",
+        torch.nn.Parameter(torch.linspace(-1, 1, 64)),
+    )
     for frozen in (False, True):
         model.__dict__.pop("forward", None)
         model.lm_head.requires_grad_(not frozen)
@@ -145,7 +168,10 @@ def test_a_model_that_does_more_with_its_logits_keeps_its_own_loss():
 
 @pytest.mark.parametrize(
     "settings",
-    [{"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}, {"activation_checkpointing": True}],
+    [
+        {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2},
+        {"activation_checkpointing": True},
+    ],
 )
 def test_accumulated_and_checkpointed_gradients_are_those_of_the_large_batch(settings, tmp_path):
     """The last step has fewer blocks than the others, and blocks have different numbers of targets."""
@@ -200,7 +226,10 @@ def test_of_several_processes_none_cuts_its_batches(tmp_path, monkeypatch):
     model.transformer.register_forward_hook(scarce)
     trainer = made(tmp_path, model)
     monkeypatch.setattr(TrainingArguments, "world_size", 2)
-    with pytest.raises(ModelError, match="batch of 4 blocks.*each of 2 processes: lower per_device_train_batch_size"):
+    with pytest.raises(
+        ModelError,
+        match="batch of 4 blocks.*each of 2 processes: lower per_device_train_batch_size",
+    ):
         trainer.train()
     assert trainer.pieces == 1
 
@@ -211,7 +240,9 @@ def test_each_of_several_processes_loads_its_model_onto_its_own_gpu(rank, monkey
     happened = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "set_device", lambda index: happened.append(f"chosen cuda:{index}"))
+    monkeypatch.setattr(
+        torch.cuda, "set_device", lambda index: happened.append(f"chosen cuda:{index}")
+    )
     monkeypatch.setattr(GPT2LMHeadModel, "to", lambda self, place: happened.append(f"to {place}"))
     monkeypatch.setenv("LOCAL_RANK", rank)
     load_model("embedded")
@@ -231,7 +262,9 @@ def test_the_evaluation_loss_is_that_of_score_blocks_and_the_best_model_is_kept(
     trainer = trained(tmp_path, num_train_epochs=6, learning_rate=3e-2, load_best_model_at_end=True)
     losses = [e["eval_loss"] for e in trainer.state.log_history if "eval_loss" in e]
     assert len(losses) == 6
-    assert score_blocks(trainer.model, blocks_of(LENGTHS)).loss == pytest.approx(min(losses), rel=1e-6)
+    assert score_blocks(trainer.model, blocks_of(LENGTHS)).loss == pytest.approx(
+        min(losses), rel=1e-6
+    )
 
 
 def test_training_stops_early(tmp_path):
@@ -254,7 +287,9 @@ def test_a_gradient_that_is_not_a_number_stops_before_it_is_in_the_weights(tmp_p
         return gradient * (math.nan if len(steps) == 9 else 1)
 
     model.transformer.wpe.weight.register_hook(poison)
-    with pytest.raises(ModelError, match="norm of the gradients is nan at step 9.*learning_rate, which is 0.01"):
+    with pytest.raises(
+        ModelError, match="norm of the gradients is nan at step 9.*learning_rate, which is 0.01"
+    ):
         trained(tmp_path, model)
     assert torch.isfinite(weights(model)).all()
     assert newest_checkpoint(tmp_path / "checkpoints").name == "checkpoint-6"
@@ -273,17 +308,27 @@ def test_sampling_on_the_way_changes_nothing(tmp_path, tokenizer, capsys):
         arguments = TrainingArguments(**settings, save_strategy="no", learning_rate=1e-3)
         net = copy.deepcopy(model)
         BlockTrainer(
-            net, arguments, train_dataset=blocks, eval_dataset=blocks, data_collator=collate, callbacks=callbacks
+            net,
+            arguments,
+            train_dataset=blocks,
+            eval_dataset=blocks,
+            data_collator=collate,
+            callbacks=callbacks,
         ).train()
         ends.append(weights(net))
     assert torch.equal(*ends)
-    assert [line[:15] for line in capsys.readouterr().out.splitlines() if line.startswith("step")] == [
-        f"step {n}: The sky" for n in range(3)
-    ]
+    assert [
+        line[:15] for line in capsys.readouterr().out.splitlines() if line.startswith("step")
+    ] == [f"step {n}: The sky" for n in range(3)]
 
 
 PROGRAM = [sys.executable, "-m", "tests.small_training"]
-DROPOUT = {"num_train_epochs": 4, "per_device_train_batch_size": 4, "dropout": 0.1, "load_best_model_at_end": True}
+DROPOUT = {
+    "num_train_epochs": 4,
+    "per_device_train_batch_size": 4,
+    "dropout": 0.1,
+    "load_best_model_at_end": True,
+}
 
 
 def start(folder, prefix=PROGRAM, **settings):
@@ -301,7 +346,9 @@ def finish(folder, **settings):
     process = start(folder, **settings)
     _, said = process.communicate(timeout=200)
     assert process.returncode == 0, said
-    return load_file(folder / "weights.safetensors"), json.loads((folder / "losses.json").read_text())
+    return load_file(folder / "weights.safetensors"), json.loads(
+        (folder / "losses.json").read_text()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -310,7 +357,9 @@ def uninterrupted(tmp_path_factory):
 
 
 def same(found, right):
-    assert found[0].keys() == right[0].keys() and all(torch.equal(found[0][name], right[0][name]) for name in right[0])
+    assert found[0].keys() == right[0].keys() and all(
+        torch.equal(found[0][name], right[0][name]) for name in right[0]
+    )
     assert found[1] == right[1]
 
 
@@ -321,7 +370,9 @@ def at_step(process, folder, step):
         time.sleep(0.005)
 
 
-@pytest.mark.parametrize("moment", [*range(3), *(pytest.param(n, marks=pytest.mark.full) for n in range(3, 20))])
+@pytest.mark.parametrize(
+    "moment", [*range(3), *(pytest.param(n, marks=pytest.mark.full) for n in range(3, 20))]
+)
 def test_a_training_that_is_killed_ends_with_the_same_weights(moment, tmp_path, uninterrupted):
     """A checkpoint after each step takes longer than the step, so that many of the kills come while one is written."""
     rng = random.Random(moment)
@@ -341,7 +392,10 @@ def test_an_interrupted_training_saves_first(number, tmp_path, uninterrupted):
     _, said = process.communicate(timeout=60)
     assert process.returncode == 1 and "interrupted: saved at step" in said
     step = int(said.split("saved at step ")[1].split(";")[0])
-    assert step in (17, 18, 19, 20) and newest_checkpoint(tmp_path / "run" / "checkpoints").name == f"checkpoint-{step}"
+    assert (
+        step in (17, 18, 19, 20)
+        and newest_checkpoint(tmp_path / "run" / "checkpoints").name == f"checkpoint-{step}"
+    )
     same(finish(tmp_path / "run", **DROPOUT), uninterrupted)
 
 
@@ -360,7 +414,11 @@ class Strike(TrainerCallback):
 
 @pytest.mark.parametrize(
     ("again", "bf16", "adapters"),
-    [("the same trainer", True, False), ("another trainer", True, True), ("another process", False, False)],
+    [
+        ("the same trainer", True, False),
+        ("another trainer", True, True),
+        ("another process", False, False),
+    ],
 )
 def test_the_cell_can_be_run_again_after_an_interruption(again, bf16, adapters, tmp_path):
     """Interrupted twice, not at steps of the log: the same losses and weights, to the last bit."""
@@ -396,7 +454,9 @@ def test_weights_that_have_moved_are_not_trained_as_if_they_had_not(tmp_path):
     trainer = made(tmp_path, callbacks=[Broken()])
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
-    with pytest.raises(RunError, match="before its first checkpoint.*from the cell that loads the model"):
+    with pytest.raises(
+        RunError, match="before its first checkpoint.*from the cell that loads the model"
+    ):
         trainer.train()
 
 
@@ -414,7 +474,10 @@ def test_a_checkpoint_that_is_not_whole_is_removed(tmp_path):
     ("said", "cause"),
     [
         ("write failed", OSError(errno.ENOSPC, "No space left on device")),
-        ("[enforce fail at inline_container.cc:672] . unexpected pos 12072704 vs 12072592", None),  # of torch.save
+        (
+            "[enforce fail at inline_container.cc:672] . unexpected pos 12072704 vs 12072592",
+            None,
+        ),  # of torch.save
     ],
 )
 def test_a_full_disk_is_said_and_the_last_checkpoint_stays(said, cause, tmp_path, monkeypatch):
@@ -428,7 +491,10 @@ def test_a_full_disk_is_said_and_the_last_checkpoint_stays(said, cause, tmp_path
         save(self, folder)
 
     monkeypatch.setattr(Trainer, "_save_optimizer_and_scheduler", full)
-    with pytest.raises(RunError, match="The disk is full: make room, and the same command goes on from checkpoint-6"):
+    with pytest.raises(
+        RunError,
+        match="The disk is full: make room, and the same command goes on from checkpoint-6",
+    ):
         trained(tmp_path / "b")
     found = trained(tmp_path / "b")
     assert torch.equal(weights(found.model), weights(right.model))
@@ -477,14 +543,22 @@ def test_adapters_are_trained_saved_and_loaded(merge, tmp_path, tokenizer):
 
 
 def test_a_rank_beyond_the_layer_is_refused():
-    with pytest.raises(ParameterError, match="lora_rank is 33: the narrowest layer is 32 wide, choose 1 to 32"):
+    with pytest.raises(
+        ParameterError, match="lora_rank is 33: the narrowest layer is 32 wide, choose 1 to 32"
+    ):
         add_lora(small(), 33)
 
 
 def test_documents_must_be_separable():
     """OPT takes position_ids and lets all documents see each other nevertheless; Bloom does not take them."""
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "n_layer": 1, "n_head": 2}
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "n_layer": 1,
+        "n_head": 2,
+    }
     opt = OPTForCausalLM(OPTConfig(vocab_size=64, ffn_dim=32, word_embed_proj_dim=32, **sizes))
     bloom = BloomForCausalLM(BloomConfig(vocab_size=64, **sizes))
     packed, alone = blocks_of([3, 3, 3], strategy="concat"), blocks_of([3, 3, 3])
@@ -495,7 +569,8 @@ def test_documents_must_be_separable():
             weight.data *= 10  # random weights hardly attend to anything
         check_separable(model, alone)
         with pytest.raises(
-            ModelError, match="lets the documents in a block see each other.*chunk.strategy to 'document'"
+            ModelError,
+            match="lets the documents in a block see each other.*chunk.strategy to 'document'",
         ):
             check_separable(model, packed)
 
@@ -520,6 +595,10 @@ def test_tensorboard_gets_the_losses(tmp_path, monkeypatch):
 
 def test_the_share_of_the_peak(monkeypatch):
     """By the sizes of the model, counted by hand."""
-    monkeypatch.setattr(helpers.training, "_seconds", lambda dtype, size, device: 2 * size**3 / 1e9)  # a peak of 1e9
+    monkeypatch.setattr(
+        helpers.training, "_seconds", lambda dtype, size, device: 2 * size**3 / 1e9
+    )  # a peak of 1e9
     linear = 2 * (32 * 96 + 32 * 32 + 2 * 32 * 128) + 64 * 32
-    assert peak_share(small(), 100.0, 16, "float32") == pytest.approx(100 * (6 * linear + 12 * 2 * 32 * 16) / 1e9)
+    assert peak_share(small(), 100.0, 16, "float32") == pytest.approx(
+        100 * (6 * linear + 12 * 2 * 32 * 16) / 1e9
+    )

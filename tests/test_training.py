@@ -38,7 +38,9 @@ from tests.small_training import blocks_of
 CLOSE = 1e-6  # the loss of a batch is a float32 number, whose eps is 1.2e-7
 
 
-def trainer_of(model, folder, train=None, test=None, collator=collate, kind=Trainer, callbacks=(), **settings):
+def trainer_of(
+    model, folder, train=None, test=None, collator=collate, kind=Trainer, callbacks=(), **settings
+):
     """A trainer set up as in the notebook, by default transformers' own."""
     defaults = {"save_strategy": "no", "disable_tqdm": True, "use_cpu": True, "report_to": "none"}
     defaults |= {"dataloader_pin_memory": False, "logging_nan_inf_filter": False}
@@ -58,7 +60,10 @@ def row_losses(model, blocks):
     for ids, positions in zip(blocks["input_ids"][:], blocks["position_ids"][:], strict=True):
         with torch.no_grad():
             logits = (
-                model(torch.tensor([ids]), position_ids=torch.tensor([positions])).logits[0].numpy().astype(np.float64)
+                model(torch.tensor([ids]), position_ids=torch.tensor([positions]))
+                .logits[0]
+                .numpy()
+                .astype(np.float64)
             )
         top = logits.max(1, keepdims=True)
         logs = logits - top - np.log(np.exp(logits - top).sum(1, keepdims=True))
@@ -110,11 +115,20 @@ def test_a_nonfinite_training_loss_stops_and_names_the_step(fault, small_model, 
     if fault == "poisoned weight":
         small_model.transformer.wpe.weight.data[12] = math.nan
     rate = 1e30 if fault == "huge learning_rate" else 0.125
-    settings = {"learning_rate": rate, "max_steps": 6, "logging_steps": 1, "per_device_train_batch_size": 2}
+    settings = {
+        "learning_rate": rate,
+        "max_steps": 6,
+        "logging_steps": 1,
+        "per_device_train_batch_size": 2,
+    }
     blocks = blocks_of([15] * 12)
 
     hidden = trainer_of(
-        copy.deepcopy(small_model), tmp_path / "theirs", blocks, **settings, logging_nan_inf_filter=True
+        copy.deepcopy(small_model),
+        tmp_path / "theirs",
+        blocks,
+        **settings,
+        logging_nan_inf_filter=True,
     )
     hidden.train()
     logged = [float(e["loss"]) for e in hidden.state.log_history if "loss" in e]
@@ -122,7 +136,9 @@ def test_a_nonfinite_training_loss_stops_and_names_the_step(fault, small_model, 
     with pytest.raises(ModelError) as error:
         trainer_of(small_model, tmp_path / "ours", blocks, kind=BlockTrainer, **settings).train()
     assert f"learning_rate, which is {rate:g}" in str(error.value)
-    steps = [1] if fault == "poisoned weight" else [2, 3]  # the first loss is from before the first step
+    steps = (
+        [1] if fault == "poisoned weight" else [2, 3]
+    )  # the first loss is from before the first step
     assert any(f"at step {step}" in str(error.value) for step in steps)
     assert "nan" in str(error.value) or "inf" in str(error.value)
 
@@ -151,7 +167,15 @@ def toy(folder, collator, columns, kind):
     """A model of 9 letters and an end of text, trained on the documents 1 2 3, 4 5 6 and 7 8 9."""
     set_seed(0)
     model = GPT2LMHeadModel(
-        GPT2Config(vocab_size=10, n_positions=32, n_layer=1, n_embd=32, n_head=2, bos_token_id=0, eos_token_id=0)
+        GPT2Config(
+            vocab_size=10,
+            n_positions=32,
+            n_layer=1,
+            n_embd=32,
+            n_head=2,
+            bos_token_id=0,
+            eos_token_id=0,
+        )
     )
     model.loss_type = "ForCausalLM"
     documents = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
@@ -164,15 +188,21 @@ def toy(folder, collator, columns, kind):
 
 
 def written(model, document):
-    output = model.generate(torch.tensor([document]), max_new_tokens=16, do_sample=False, pad_token_id=0)
+    output = model.generate(
+        torch.tensor([document]), max_new_tokens=16, do_sample=False, pad_token_id=0
+    )
     return output[0, len(document) :].tolist()
 
 
 def test_the_end_of_a_text_is_learned_and_the_usual_collator_hides_it(tmp_path):
-    words = Tokenizer(WordLevel({"<end>": 0} | {str(i): i for i in range(1, 10)}, unk_token="<end>"))
+    words = Tokenizer(
+        WordLevel({"<end>": 0} | {str(i): i for i in range(1, 10)}, unk_token="<end>")
+    )
     usual = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>", unk_token="<end>")
     usual.pad_token = usual.eos_token
-    theirs = toy(tmp_path, DataCollatorForLanguageModeling(usual, mlm=False), ["input_ids"], Trainer)
+    theirs = toy(
+        tmp_path, DataCollatorForLanguageModeling(usual, mlm=False), ["input_ids"], Trainer
+    )
     ours = toy(tmp_path, collate, ["input_ids", "position_ids"], BlockTrainer)
     for document in ([1, 2, 3], [4, 5, 6], [7, 8, 9]):
         assert written(ours, document[:1]) == [*document[1:], 0]
@@ -180,7 +210,10 @@ def test_the_end_of_a_text_is_learned_and_the_usual_collator_hides_it(tmp_path):
             assert 0 not in written(theirs, start)
             assert len(written(theirs, start)) == 16
         with torch.no_grad():
-            end = [m(torch.tensor([document])).logits[0, -1].softmax(-1)[0].item() for m in (ours, theirs)]
+            end = [
+                m(torch.tensor([document])).logits[0, -1].softmax(-1)[0].item()
+                for m in (ours, theirs)
+            ]
         assert end[0] > 0.99
         assert end[1] < 0.01
 
@@ -188,7 +221,9 @@ def test_the_end_of_a_text_is_learned_and_the_usual_collator_hides_it(tmp_path):
 @pytest.mark.parametrize("name", ["float32", "bfloat16"])
 def test_a_dtype_that_is_asked_for_is_used(name, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(helpers.training, "_seconds", lambda dtype: pytest.fail("nothing is to be measured"))
+    monkeypatch.setattr(
+        helpers.training, "_seconds", lambda dtype: pytest.fail("nothing is to be measured")
+    )
     assert choose_dtype(name) == name
 
 
@@ -199,7 +234,9 @@ def product_takes(monkeypatch):
 
     def set_seconds(**seconds):
         def product(a, b):
-            clock[0] += seconds[str(a.dtype).removeprefix("torch.")] + (0 if a.dtype in done else 100)
+            clock[0] += seconds[str(a.dtype).removeprefix("torch.")] + (
+                0 if a.dtype in done else 100
+            )
             done.append(a.dtype)
             return a
 
@@ -227,7 +264,9 @@ def test_what_auto_was_is_kept_for_a_resumption(product_takes, tmp_path):
     assert choose_dtype("auto") == "float32"
 
 
-@pytest.mark.parametrize(("warmup_ratio", "steps"), [(0.0, 0), (0.1, 6), (0.11, 7), (0.999, 60), (1.0, 60)])
+@pytest.mark.parametrize(
+    ("warmup_ratio", "steps"), [(0.0, 0), (0.1, 6), (0.11, 7), (0.999, 60), (1.0, 60)]
+)
 def test_warmup_is_a_share_of_all_steps(warmup_ratio, steps, small_model, tmp_path):
     """As the notebook hands it on: the library takes 1.0 for one step."""
     names = dict.fromkeys(("report_to", "dtype"), "none") | {"rates": {}, "sizes": {}}
@@ -235,7 +274,9 @@ def test_warmup_is_a_share_of_all_steps(warmup_ratio, steps, small_model, tmp_pa
     names |= {"weight_decay": 0.0, "num_train_epochs": 1.0, "seed": 0, "warmup_ratio": warmup_ratio}
     names |= {"net": small_model, "step": SimpleNamespace(unfinished=tmp_path)}
     cells = json.loads(path_of("train").read_text(encoding="utf-8"))["cells"]
-    [source] = [source for cell in cells if "= TrainingArguments(" in (source := "".join(cell["source"]))]
+    [source] = [
+        source for cell in cells if "= TrainingArguments(" in (source := "".join(cell["source"]))
+    ]
     exec(source, names)
     assert names["arguments"].get_warmup_steps(60) == steps
 
@@ -257,7 +298,9 @@ def test_tokens_must_be_of_the_model_that_is_trained(tokenizer):
     check_tokenizers_agree(tokenizer, "embedded", copy.deepcopy(tokenizer))
     other = copy.deepcopy(tokenizer)
     other.add_tokens(["an added word"])
-    with pytest.raises(ModelError, match=r"train\.model is 'my/model'.*preprocess\.model.*-p model=my/model"):
+    with pytest.raises(
+        ModelError, match=r"train\.model is 'my/model'.*preprocess\.model.*-p model=my/model"
+    ):
         check_tokenizers_agree(tokenizer, "my/model", other)
 
 
@@ -274,14 +317,23 @@ def test_losses_reads_a_log():
 
 
 @pytest.mark.parametrize(
-    "when", [{"eval_strategy": "no"}, {"eval_strategy": "epoch"}, {"eval_strategy": "steps", "eval_steps": 2}]
+    "when",
+    [
+        {"eval_strategy": "no"},
+        {"eval_strategy": "epoch"},
+        {"eval_strategy": "steps", "eval_steps": 2},
+    ],
 )
-def test_watch_counts_tokens_and_the_seconds_of_training_alone(when, small_model, tmp_path, monkeypatch):
+def test_watch_counts_tokens_and_the_seconds_of_training_alone(
+    when, small_model, tmp_path, monkeypatch
+):
     """By a clock that goes on by 1 in a training step and by 100 in a batch of an evaluation."""
     small_model.loss_type = "ForCausalLM"
     clock = [1000.0]
     monkeypatch.setattr(
-        helpers.engine.watch, "time", SimpleNamespace(perf_counter=lambda: clock[0], monotonic=lambda: clock[0])
+        helpers.engine.watch,
+        "time",
+        SimpleNamespace(perf_counter=lambda: clock[0], monotonic=lambda: clock[0]),
     )
 
     def forward(model, *_):
@@ -290,7 +342,9 @@ def test_watch_counts_tokens_and_the_seconds_of_training_alone(when, small_model
     small_model.register_forward_hook(forward)
     blocks = blocks_of([15] * 8)
     settings = {"per_device_train_batch_size": 2, "num_train_epochs": 2.5, "logging_steps": 1}
-    trainer = trainer_of(small_model, tmp_path, blocks, blocks, kind=BlockTrainer, **settings, **when)
+    trainer = trainer_of(
+        small_model, tmp_path, blocks, blocks, kind=BlockTrainer, **settings, **when
+    )
     trainer.train()
     watch = trainer.watch
     assert trainer.state.global_step == 10
@@ -309,8 +363,13 @@ def test_a_step_costs_the_watch_the_same_however_long_the_log_is(tmp_path, monke
                 assert number < 5
                 yield entry
 
-    log = Log([{"loss": 3.0, "step": 1}] * 1000 + [{"loss": 2.0, "step": 2}, {"eval_loss": 1.0, "step": 2}])
-    state = SimpleNamespace(max_steps=4, global_step=2, epoch=0.5, best_global_step=None, log_history=log)
+    log = Log(
+        [{"loss": 3.0, "step": 1}] * 1000
+        + [{"loss": 2.0, "step": 2}, {"eval_loss": 1.0, "step": 2}]
+    )
+    state = SimpleNamespace(
+        max_steps=4, global_step=2, epoch=0.5, best_global_step=None, log_history=log
+    )
     control = SimpleNamespace(should_save=False, should_evaluate=False, should_training_stop=False)
     monkeypatch.setenv(FILE, str(tmp_path / "progress"))
     watch = helpers.engine.watch.Watch(tokens_per_epoch=100)

@@ -36,8 +36,12 @@ def whole(tmp_path_factory):
 def test_every_step_leaves_its_artifact_record_and_notebook(whole):
     folder, _ = whole
     for step in STEPS:
-        assert {"step.json", f"{folder_of(step)}.ipynb"} < {p.name for p in (folder / folder_of(step)).iterdir()}
-    assert not list(folder.glob("*.failed.ipynb")) and sorted(p.name for p in folder.glob(".*")) == [".lock", ".locks"]
+        assert {"step.json", f"{folder_of(step)}.ipynb"} < {
+            p.name for p in (folder / folder_of(step)).iterdir()
+        }
+    assert not list(folder.glob("*.failed.ipynb")) and sorted(
+        p.name for p in folder.glob(".*")
+    ) == [".lock", ".locks"]
 
 
 def test_the_metrics_are_there_and_fine_tuning_helps(whole):
@@ -51,7 +55,10 @@ def test_the_metrics_are_there_and_fine_tuning_helps(whole):
 def test_the_summary_says_what_the_metrics_say(whole):
     folder, out = whole
     metrics = json.loads((folder / "metrics.json").read_text())
-    assert f"{metrics['perplexity_base']:.2f}" in out and f"{metrics['perplexity_finetuned']:.2f}" in out
+    assert (
+        f"{metrics['perplexity_base']:.2f}" in out
+        and f"{metrics['perplexity_finetuned']:.2f}" in out
+    )
     assert "report.html" in out and f"{metrics['tokens_in']:,} in" in out
 
 
@@ -65,7 +72,9 @@ def test_the_report_is_one_page_that_needs_nothing_from_elsewhere(whole):
 
 def test_nothing_in_the_run_names_the_folder_it_lies_in(whole):
     folder, _ = whole
-    absolute = re.compile("|".join(rf"(?<!\.\.){re.escape(str(place))}" for place in (folder, PROJECT)).encode())
+    absolute = re.compile(
+        "|".join(rf"(?<!\.\.){re.escape(str(place))}" for place in (folder, PROJECT)).encode()
+    )
     for path in folder.rglob("*"):
         if path.is_file():
             assert not absolute.search(path.read_bytes()), path
@@ -83,7 +92,9 @@ def test_a_changed_parameter_does_its_step_and_those_after_it(whole):
 
 @pytest.mark.full
 def test_real_text_goes_through_all_six_steps(tmp_path, real_text):
-    done = command(tmp_path / "run", "-p", f"load.dataset={real_text}", "-p", "train.num_train_epochs=1")
+    done = command(
+        tmp_path / "run", "-p", f"load.dataset={real_text}", "-p", "train.num_train_epochs=1"
+    )
     assert done.returncode == 0, done.stderr
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["examples_train"] + metrics["examples_test"] == 2375

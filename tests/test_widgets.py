@@ -9,13 +9,21 @@ from helpers.widgets import block_size_slider, playground
 
 def only(box, kind, description=""):
     """The one widget of a kind in a box."""
-    [found] = [w for w in box.children if type(w) is kind and (not description or w.description == description)]
+    [found] = [
+        w
+        for w in box.children
+        if type(w) is kind and (not description or w.description == description)
+    ]
     return found
 
 
 def test_the_slider_offers_no_block_beyond_the_context_and_draws_each_size():
-    box = block_size_slider(DatasetDict(train=Dataset.from_dict({"input_ids": [[5] * 100, [6] * 50]})), 0, 64)
-    size, said, image = (only(box, kind) for kind in (ipywidgets.SelectionSlider, ipywidgets.HTML, ipywidgets.Image))
+    box = block_size_slider(
+        DatasetDict(train=Dataset.from_dict({"input_ids": [[5] * 100, [6] * 50]})), 0, 64
+    )
+    size, said, image = (
+        only(box, kind) for kind in (ipywidgets.SelectionSlider, ipywidgets.HTML, ipywidgets.Image)
+    )
     assert size.options == (16, 32, 64) and size.value == 64
     before = bytes(image.value)
     assert before.startswith(b"\x89PNG") and "3 blocks" in said.value
@@ -39,7 +47,11 @@ def test_the_playground_writes_with_every_model_and_explains_a_mistake(tokenizer
     length = only(box, ipywidgets.IntSlider, "new tokens")
     length.value = 5
     button.click()
-    assert output.value.count("The water") == 2 and "<b>one</b>" in output.value and "&lt;two&gt;" in output.value
+    assert (
+        output.value.count("The water") == 2
+        and "<b>one</b>" in output.value
+        and "&lt;two&gt;" in output.value
+    )
     length.value = 200
     only(box, ipywidgets.Textarea).value = "water " * 100
     button.click()
@@ -49,7 +61,9 @@ def test_the_playground_writes_with_every_model_and_explains_a_mistake(tokenizer
 @pytest.mark.parametrize(
     "make",
     [
-        lambda t: block_size_slider(DatasetDict(train=Dataset.from_dict({"input_ids": [[1] * 99]})), 0, 64),
+        lambda t: block_size_slider(
+            DatasetDict(train=Dataset.from_dict({"input_ids": [[1] * 99]})), 0, 64
+        ),
         lambda t: playground({}, t, ""),
     ],
 )
@@ -58,4 +72,6 @@ def test_no_widget_makes_a_batch_run_wait(make, tokenizer):
     before = set(ipywidgets.Widget.get_manager_state()["state"])
     make(tokenizer)
     state = ipywidgets.Widget.get_manager_state()["state"]
-    assert not [w for key, w in state.items() if key not in before and w["model_name"] == "OutputModel"]
+    assert not [
+        w for key, w in state.items() if key not in before and w["model_name"] == "OutputModel"
+    ]

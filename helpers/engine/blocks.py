@@ -45,7 +45,9 @@ class Chunker:
         if len(self._rest):
             yield from self._remainder()
 
-    def _concatenated(self, ids: np.ndarray, lengths: np.ndarray, offset: int) -> Iterator["pa.RecordBatch"]:
+    def _concatenated(
+        self, ids: np.ndarray, lengths: np.ndarray, offset: int
+    ) -> Iterator["pa.RecordBatch"]:
         """Documents end to end, the first of them `offset` tokens into the split."""
         size, ends, rest = self.settings.block_size, np.cumsum(lengths), self._rest
         first_block, last_block = (offset + ends - lengths) // size, (offset + ends - 1) // size
@@ -67,7 +69,9 @@ class Chunker:
         size = self.settings.block_size
         borders = np.append(np.arange(size, len(ids), size), len(ids))
         inside = ends[(ends > 0) & (ends < len(ids))]
-        return self._batch(ids, lengths_between(borders), lengths_between(np.append(borders, inside)))
+        return self._batch(
+            ids, lengths_between(borders), lengths_between(np.append(borders, inside))
+        )
 
     def _remainder(self) -> Iterator["pa.RecordBatch"]:
         """The last tokens of `concat`: a shorter block, a padded one, or none."""
@@ -149,7 +153,9 @@ class Chunker:
         first = starts if settings.position_ids else offsets[:-1]  # tokens with nothing before them
         columns, scored = [ids], len(ids) - len(first)
         if settings.position_ids:
-            places = np.arange(len(ids), dtype=np.int32) - np.repeat(starts.astype(np.int32), segments)
+            places = np.arange(len(ids), dtype=np.int32) - np.repeat(
+                starts.astype(np.int32), segments
+            )
             columns.append(places.astype(settings.position_type))
         if settings.has_labels:
             masked = np.zeros(len(ids), bool) if masked is None else masked
@@ -171,7 +177,9 @@ def lengths_between(borders: np.ndarray) -> np.ndarray:
     return lengths[lengths > 0]
 
 
-def windows(columns: Iterable["pa.ChunkedArray"], whole: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def windows(
+    columns: Iterable["pa.ChunkedArray"], whole: bool
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The ids of the documents of a window end to end, and the length of each document.
 
     With `whole`, windows do not depend on the batches in which the text arrives. Otherwise a window

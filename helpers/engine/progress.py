@@ -37,7 +37,13 @@ class Progress:
         elif time.monotonic() - self._last > 0.2:
             self._last = time.monotonic()
             rate = (self.done - self._before) / (self._last - self._began + 1e-9)
-            state = {"done": self.done, "total": self.total, "what": self.what, "rate": rate, "note": note}
+            state = {
+                "done": self.done,
+                "total": self.total,
+                "what": self.what,
+                "rate": rate,
+                "note": note,
+            }
             temporary = f"{self._file}.new"
             with open(temporary, "w") as f:
                 json.dump(state, f)

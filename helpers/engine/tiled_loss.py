@@ -32,10 +32,20 @@ class LinearCrossEntropy(torch.autograd.Function):
         rows, columns = TILE.get(hidden.device.type, TILE["cpu"])
         wanted = ctx.needs_input_grad
         of_hidden = torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device)
-        of_weight = torch.zeros(weight.shape, dtype=torch.float32, device=hidden.device) if wanted[1] else None
-        of_bias = torch.zeros(len(weight), dtype=torch.float32, device=hidden.device) if wanted[2] else None
+        of_weight = (
+            torch.zeros(weight.shape, dtype=torch.float32, device=hidden.device)
+            if wanted[1]
+            else None
+        )
+        of_bias = (
+            torch.zeros(len(weight), dtype=torch.float32, device=hidden.device)
+            if wanted[2]
+            else None
+        )
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        for part in zip(hidden.split(rows), targets.split(rows), of_hidden.split(rows), strict=True):
+        for part in zip(
+            hidden.split(rows), targets.split(rows), of_hidden.split(rows), strict=True
+        ):
             loss += _add_gradients(*part, weight, bias, of_weight, of_bias, columns)
         ctx.save_for_backward(*(g for g in (of_hidden, of_weight, of_bias) if g is not None))
         ctx.kept = (True, wanted[1], wanted[2])
@@ -53,13 +63,19 @@ class LinearCrossEntropy(torch.autograd.Function):
 def _add_gradients(hidden, targets, of_hidden, weight, bias, of_weight, of_bias, columns):
     """The loss of some tokens; their gradients are added to those that are there."""
     tiles = [slice(start, start + columns) for start in range(0, len(weight), columns)]
-    buffer = torch.empty(len(hidden) * columns, dtype=torch.float32, device=hidden.device)  # new memory is slow
+    buffer = torch.empty(
+        len(hidden) * columns, dtype=torch.float32, device=hidden.device
+    )  # new memory is slow
 
     def logits_of(tile: slice) -> tuple["torch.Tensor", "torch.Tensor", "torch.Tensor"]:
         """Logits in float32, and which tokens have their target among them, where."""
-        made = torch.nn.functional.linear(hidden, weight[tile], None if bias is None else bias[tile])
+        made = torch.nn.functional.linear(
+            hidden, weight[tile], None if bias is None else bias[tile]
+        )
         logits = buffer[: made.numel()].view(made.shape).copy_(made)
-        inside = ((targets >= tile.start) & (targets < tile.start + logits.shape[1])).nonzero()[:, 0]
+        inside = ((targets >= tile.start) & (targets < tile.start + logits.shape[1])).nonzero()[
+            :, 0
+        ]
         return logits, inside, targets[inside] - tile.start
 
     total = torch.full(targets.shape, -torch.inf, device=hidden.device)  # log of the sum of exp
@@ -71,7 +87,9 @@ def _add_gradients(hidden, targets, of_hidden, weight, bias, of_weight, of_bias,
         total = torch.logaddexp(total, logits.sub_(most[:, None]).exp_().sum(1).log_() + most)
     for tile in tiles:
         logits, inside, place = logits_of(tile)
-        logits.sub_(total[:, None]).exp_()[inside, place] -= 1  # their gradient: probability, less 1 at the target
+        logits.sub_(total[:, None]).exp_()[inside, place] -= (
+            1  # their gradient: probability, less 1 at the target
+        )
         gradient = logits.to(hidden.dtype)
         of_hidden += gradient @ weight[tile]
         if of_weight is not None:
@@ -91,13 +109,17 @@ def lean_loss(model: "PreTrainedModel") -> bool:
 
     training = model.training
     with torch.inference_mode():
-        can = sliceable(model.eval(), torch.arange(16)[None] % model.config.get_text_config().vocab_size)
+        can = sliceable(
+            model.eval(), torch.arange(16)[None] % model.config.get_text_config().vocab_size
+        )
     model.train(training)
     if not can:
         return False
     own, base, head = model.forward, model.get_decoder(), model.get_output_embeddings()
 
-    def forward(self, input_ids=None, position_ids=None, labels=None, num_items_in_batch=None, **kwargs):
+    def forward(
+        self, input_ids=None, position_ids=None, labels=None, num_items_in_batch=None, **kwargs
+    ):
         given = {"input_ids": input_ids, "position_ids": position_ids, **kwargs}
         if labels is None or labels.numel() * len(head.weight) < SMALL:
             if labels is not None and num_items_in_batch is not None:
@@ -110,9 +132,12 @@ def lean_loss(model: "PreTrainedModel") -> bool:
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
         bias = None if head.bias is None else head.bias.to(dtype)
         with torch.autocast(kind, enabled=False):
-            loss = LinearCrossEntropy.apply(hidden.to(dtype), head.weight.to(dtype), bias, targets[wanted])
+            loss = LinearCrossEntropy.apply(
+                hidden.to(dtype), head.weight.to(dtype), bias, targets[wanted]
+            )
         return CausalLMOutput(
-            loss=loss / (wanted.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
+            loss=loss
+            / (wanted.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
         )
 
     model.forward = types.MethodType(forward, model)

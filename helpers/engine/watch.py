@@ -86,7 +86,11 @@ class Watch(TrainerCallback):
         last = next((e["loss"] for e in reversed(state.log_history) if "loss" in e), None)
         tokens = self.tokens_per_epoch * ((state.epoch or 0.0) - self._epoch)
         seconds = self.seconds + time.perf_counter() - (self._began or time.perf_counter())
-        used = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else psutil.Process().memory_info().rss
+        used = (
+            torch.cuda.max_memory_allocated()
+            if torch.cuda.is_available()
+            else psutil.Process().memory_info().rss
+        )
         loss = "" if last is None else f"loss {float(last):.2f}, "
         return f"{loss}{tokens / max(seconds, 1e-9):,.0f} tokens/s, {used / 1e9:.1f} GB"
 

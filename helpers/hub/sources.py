@@ -83,7 +83,9 @@ def _refuse_missing(kind: str, name: str) -> None:
     meant = Path(name).absolute()  # in the folder that the command is called from
     if meant.exists():
         where = os.path.relpath(meant, PROJECT)
-        raise fail(f"{kind} is {name!r}: relative paths start at the project's folder, and there it is {where!r}.")
+        raise fail(
+            f"{kind} is {name!r}: relative paths start at the project's folder, and there it is {where!r}."
+        )
     endings = {s.lstrip(".").lower() for s in Path(name).suffixes} if kind == "dataset" else set()
     near = endings and resolve(name).parent.is_dir() and _nearest_file(resolve(name))
     known = endings & set(READERS) and not name.startswith("hf://")

@@ -63,7 +63,11 @@ class Cells:
 
     def _ended(self, result: "ExecutionResult | None") -> None:
         """Note how the cell ended; the one that is to finish the step runs anew whenever it does."""
-        if not self._active or (result and not result.info.store_history) or self._now == self._last:
+        if (
+            not self._active
+            or (result and not result.info.store_history)
+            or self._now == self._last
+        ):
             return
         key, line = self._now, _first_line(result.info.raw_cell if result else self._now)
         for cells in (self._good, self._failed, self._after):

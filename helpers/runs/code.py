@@ -29,7 +29,9 @@ def code_fingerprint(step: str) -> str:
         name = waiting.pop()
         if name not in modules and name not in LEFT_OUT and (path := _file_of(name)):
             modules[name], imported = once(_read_module, path)
-            waiting |= _modules(imported, name if path.stem == "__init__" else name.rpartition(".")[0])
+            waiting |= _modules(
+                imported, name if path.stem == "__init__" else name.rpartition(".")[0]
+            )
     digest.update(json.dumps(sorted(modules.items())).encode())
     return digest.hexdigest()
 
@@ -38,7 +40,11 @@ def _read_notebook(path: Path) -> tuple[str, list]:
     """The cells that count, as text, and what they import."""
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     code = [cell for cell in cells if cell["cell_type"] == "code"]
-    texts = ["".join(cell["source"]) for cell in code if "parameters" not in cell["metadata"].get("tags", [])]
+    texts = [
+        "".join(cell["source"])
+        for cell in code
+        if "parameters" not in cell["metadata"].get("tags", [])
+    ]
     return json.dumps(texts), [one for text in texts for one in _imports(text)]
 
 

@@ -22,7 +22,13 @@ from helpers.runs.run import read_record
 if TYPE_CHECKING:
     import pandas as pd
 
-BEST, NOISE, WORSE, OTHER, UNTESTED = "best", "within the noise", "worse", "other test text", "not tested"
+BEST, NOISE, WORSE, OTHER, UNTESTED = (
+    "best",
+    "within the noise",
+    "worse",
+    "other test text",
+    "not tested",
+)
 SCORED_IN = "scored in"
 
 
@@ -47,9 +53,15 @@ def comparison(folders: Sequence[Path]) -> "pd.DataFrame":
     rows = []
     for run, run_name in zip(runs, names, strict=True):
         metrics = run["metrics"]
-        values = {key: run["parameters"][key.partition(".")[0]].get(key.partition(".")[2]) for key in differing}
+        values = {
+            key: run["parameters"][key.partition(".")[0]].get(key.partition(".")[2])
+            for key in differing
+        }
         numbers = {"perplexity": metrics["perplexity_finetuned"], "low": metrics["low_finetuned"]}
-        numbers |= {"high": metrics["high_finetuned"], "bits per byte": metrics["bits_per_byte_finetuned"]}
+        numbers |= {
+            "high": metrics["high_finetuned"],
+            "bits per byte": metrics["bits_per_byte_finetuned"],
+        }
         numbers["tokens/s"] = metrics["train_tokens_per_second"]
         numbers |= {SCORED_IN: metrics.get("scored_in", "")} if len(precisions) > 1 else {}
         numbers["minutes"] = sum(metrics[f"seconds_{step}"] for step in STEPS) / 60
@@ -150,7 +162,9 @@ def show(folders: Sequence[Path], csv: Path | None, html: Path | None, console: 
     table = comparison(folders)
     shown = Table(*table.columns)
     for row in table.itertuples(index=False):
-        shown.add_row(*(f"{value:,.4g}" if isinstance(value, float) else str(value) for value in row))
+        shown.add_row(
+            *(f"{value:,.4g}" if isinstance(value, float) else str(value) for value in row)
+        )
     console.print(shown)
     console.print(about(table))
     if csv:

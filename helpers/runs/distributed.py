@@ -44,7 +44,9 @@ def train(run_dir: str, profile: str, settings: Mapping[str, object], nproc: int
     try:
         done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True)
     except OSError as error:
-        raise RunError(f"nproc is {nproc}: the processes could not be started ({error.strerror}).") from None
+        raise RunError(
+            f"nproc is {nproc}: the processes could not be started ({error.strerror})."
+        ) from None
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.startswith(MARK)]
         why = said[0].removeprefix(MARK) if said else "\n" + done.stderr[-2000:]
@@ -62,6 +64,9 @@ def _execute(parameters: dict[str, object]) -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     for number, cell in enumerate(cells):
         if cell["cell_type"] == "code":
-            exec(compile("".join(cell["source"]), f"{path_of(STEP).name}, cell {number}", "exec"), names)
+            exec(
+                compile("".join(cell["source"]), f"{path_of(STEP).name}, cell {number}", "exec"),
+                names,
+            )
             if "parameters" in cell["metadata"].get("tags", []):
                 names |= parameters

@@ -124,7 +124,9 @@ class Run:
         try:
             record = json.loads(text)
         except ValueError:
-            raise RunError(f"{path} is damaged: delete the folder it lies in, and do step {step!r} again.") from None
+            raise RunError(
+                f"{path} is damaged: delete the folder it lies in, and do step {step!r} again."
+            ) from None
         if record.get("format", 0) > FORMAT:
             raise RunError(
                 f"{path} has format {record['format']}, this code reads up to {FORMAT}: update the code, or use another run_dir."
@@ -154,7 +156,11 @@ class Run:
             same = fingerprint(self.path(step)) == record["fingerprint"]
         except FileNotFoundError:
             same = False
-        return None if same else f"the artifact of step {step!r} in {self.shown} has been changed since it was written"
+        return (
+            None
+            if same
+            else f"the artifact of step {step!r} in {self.shown} has been changed since it was written"
+        )
 
     def is_done(self, step: str, parameters: dict) -> bool:
         """Whether a step is there as it would be made now: same parameters, same inputs, same code."""
@@ -162,7 +168,10 @@ class Run:
         return (
             record is not None
             and record["parameters"] == parameters
-            and all(record["sources"].get(kind) == made_of for kind, made_of in sources(parameters).items())
+            and all(
+                record["sources"].get(kind) == made_of
+                for kind, made_of in sources(parameters).items()
+            )
             and record["code"] == code_fingerprint(step)
             and self.problem(step) is None
             and self.record(step) == record
@@ -210,7 +219,9 @@ class Step:
             if why := run.problem(need):
                 command = f"python -m helpers run --run-dir {shlex.quote(run.shown)} --from {_first_to_do(run, name)}"
                 raise RunError(f"{name} cannot start: {why}; make it with `{command}`.")
-        self.first = os.environ.get("RANK", "0") == "0"  # of several processes that train together, one writes
+        self.first = (
+            os.environ.get("RANK", "0") == "0"
+        )  # of several processes that train together, one writes
         self.scratch, self._finished = run.scratch(name), False
         self._sources, self._code = sources(self.parameters), code_fingerprint(name)
         self._lock = run.lock(name) if self.first else None
@@ -235,7 +246,9 @@ class Step:
         """Where an attempt with these parameters, inputs and code leaves what another can go on from."""
         self._check_current()
         made_of = {**self._made_of(), "processes": os.environ.get("WORLD_SIZE", "1")}
-        digest = hashlib.blake2b(json.dumps(made_of, sort_keys=True).encode(), digest_size=8).hexdigest()
+        digest = hashlib.blake2b(
+            json.dumps(made_of, sort_keys=True).encode(), digest_size=8
+        ).hexdigest()
         folder = self.scratch / digest
         folder.mkdir(parents=True, exist_ok=True)
         return folder
@@ -276,7 +289,9 @@ class Step:
                 f"{self.name} is finished already: for another attempt, run the notebook from `begin` on (or all of it)."
             )
         if Step.current is not self:
-            raise RunError(f"{self.name} was begun again since, or another step was: run the notebook from `begin` on.")
+            raise RunError(
+                f"{self.name} was begun again since, or another step was: run the notebook from `begin` on."
+            )
 
     def _made_of(self) -> dict[str, object]:
         """What decides what comes out, as it was at `begin`; RunError where it is not so any more."""
@@ -299,13 +314,17 @@ class Step:
             "code": self._code,
         }
 
-    def _record(self, made_of: dict[str, object], metrics: dict[str, float | str]) -> dict[str, object]:
+    def _record(
+        self, made_of: dict[str, object], metrics: dict[str, float | str]
+    ) -> dict[str, object]:
         cuda = "torch" in sys.modules and sys.modules["torch"].cuda.is_available()
         return {
             "format": FORMAT,
             "step": self.name,
             **made_of,
-            "code": self._code if code_fingerprint(self.name) == self._code else "changed meanwhile",
+            "code": self._code
+            if code_fingerprint(self.name) == self._code
+            else "changed meanwhile",
             "fingerprint": fingerprint(self._path),
             "metrics": metrics,
             "seconds": round(time.perf_counter() - self._began, 2),
@@ -351,13 +370,21 @@ def _refuse_unknown(step: str) -> None:
     user = shell().user_ns if shell() else {}
     for cell in user.get("In", []):
         if cell.startswith("# Parameters\n"):
-            names = [t.id for node in ast.parse(cell).body if isinstance(node, ast.Assign) for t in node.targets]
+            names = [
+                t.id
+                for node in ast.parse(cell).body
+                if isinstance(node, ast.Assign)
+                for t in node.targets
+            ]
             check_parameters(step, {n: user[n] for n in names if n != "run_dir"})
 
 
 def identity(parameters: Mapping[str, Mapping[str, object]], step: str) -> str:
     """What a step is made of, as a hash: its parameters and those of the steps before it, their sources, and the code."""
-    made_of = [[s, parameters[s], sources(parameters[s]), code_fingerprint(s)] for s in _with_ancestors(step)]
+    made_of = [
+        [s, parameters[s], sources(parameters[s]), code_fingerprint(s)]
+        for s in _with_ancestors(step)
+    ]
     return hashlib.blake2b(json.dumps(made_of, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 

@@ -56,7 +56,9 @@ def edited() -> list[str]:
         code = _code(path.read_text(encoding="utf-8"))
         try:
             told = ["git", "-C", str(FOLDER), "show", f"HEAD:./{path.name}"]
-            committed = subprocess.run(told, capture_output=True, text=True, encoding="utf-8", check=True).stdout
+            committed = subprocess.run(
+                told, capture_output=True, text=True, encoding="utf-8", check=True
+            ).stdout
             changed = _code(committed) != code
         except (OSError, subprocess.CalledProcessError):
             changed = False
@@ -66,7 +68,11 @@ def edited() -> list[str]:
 
 
 def _code(notebook: str) -> list[str]:
-    return ["".join(cell["source"]) for cell in json.loads(notebook)["cells"] if cell["cell_type"] == "code"]
+    return [
+        "".join(cell["source"])
+        for cell in json.loads(notebook)["cells"]
+        if cell["cell_type"] == "code"
+    ]
 
 
 def _as_in_the_table(step: str) -> bool:
@@ -74,14 +80,20 @@ def _as_in_the_table(step: str) -> bool:
         found = defaults(path_of(step))
     except (UserError, SyntaxError, ValueError):
         return False
-    return {name: found.get(name) for name in RULES[step]} == {n: rule.default for n, rule in RULES[step].items()}
+    return {name: found.get(name) for name in RULES[step]} == {
+        n: rule.default for n, rule in RULES[step].items()
+    }
 
 
 def defaults(path: Path) -> dict[str, object]:
     """The names and default values in a notebook's cell tagged `parameters`; read, not executed."""
     for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         if "parameters" in cell["metadata"].get("tags", []):
-            assigned = [node for node in ast.parse("".join(cell["source"])).body if isinstance(node, ast.AnnAssign)]
+            assigned = [
+                node
+                for node in ast.parse("".join(cell["source"])).body
+                if isinstance(node, ast.AnnAssign)
+            ]
             return {node.target.id: ast.literal_eval(node.value) for node in assigned}
     raise UserError(f"{path.name} has no cell tagged 'parameters'.")
 
@@ -90,7 +102,12 @@ class KernelDied(UserError):
     """The kernel of a notebook has ended by itself."""
 
 
-def execute(step: str, output: Path, parameters: dict[str, object], kernel: "AsyncKernelManager | None" = None) -> None:
+def execute(
+    step: str,
+    output: Path,
+    parameters: dict[str, object],
+    kernel: "AsyncKernelManager | None" = None,
+) -> None:
     """Run a step's notebook through papermill, the executed notebook written to `output`.
 
     What is written has no token in it, and is whole or not there. `kernel` is one that has been started for it, and is left running.
@@ -101,7 +118,9 @@ def execute(step: str, output: Path, parameters: dict[str, object], kernel: "Asy
     from papermill.iorw import papermill_io
 
     papermill_io.register(_Redacting.SCHEME, _Redacting)
-    output = Path(os.path.relpath(output))  # papermill writes both paths down, and the folder may be moved
+    output = Path(
+        os.path.relpath(output)
+    )  # papermill writes both paths down, and the folder may be moved
     try:
         papermill.execute_notebook(
             _literally(os.path.relpath(path_of(step))),
@@ -118,7 +137,9 @@ def execute(step: str, output: Path, parameters: dict[str, object], kernel: "Asy
             raise _full(step) from None
         mine = error.ename in {cls.__name__ for cls in _subclasses(UserError)}
         raise UserError(
-            f"{step}: {error.evalue}" if mine else f"{step} failed: {error.ename}: {error.evalue} (see {output})"
+            f"{step}: {error.evalue}"
+            if mine
+            else f"{step} failed: {error.ename}: {error.evalue} (see {output})"
         ) from None
     except DeadKernelError:
         raise KernelDied(
@@ -178,7 +199,9 @@ def clean(notebook: "NotebookNode") -> "NotebookNode":
             "language_info": {"name": "python"},
         }
     )
-    notebook.cells = [c for c in notebook.cells if "injected-parameters" not in c.metadata.get("tags", [])]
+    notebook.cells = [
+        c for c in notebook.cells if "injected-parameters" not in c.metadata.get("tags", [])
+    ]
     count = 0
     for number, cell in enumerate(notebook.cells):
         tags = cell.metadata.get("tags")
@@ -228,9 +251,9 @@ def problems(path: Path) -> list[str]:
         where = f"cell {number}"
         if cell.cell_type != "code":
             continue
-        if re.search(r"^\s*(async )?def |^\s*class ", cell.source, re.M) and "shown" not in cell.metadata.get(
-            "tags", []
-        ):
+        if re.search(
+            r"^\s*(async )?def |^\s*class ", cell.source, re.M
+        ) and "shown" not in cell.metadata.get("tags", []):
             found.append(f"{where} defines something, and is not tagged 'shown'")
         count += 1
         if cell.execution_count != count:
@@ -241,9 +264,13 @@ def problems(path: Path) -> list[str]:
             )
             if machine := MACHINE.search(text):
                 found.append(f"{where} has an output that depends on the machine: {machine[0]!r}")
-            if "image/png" in output.get("data", {}) and not output.metadata.get("image/png", {}).get("alt"):
+            if "image/png" in output.get("data", {}) and not output.metadata.get(
+                "image/png", {}
+            ).get("alt"):
                 found.append(f"{where} has a figure without alt text")
-            if output.output_type == "error" and "raises-exception" not in cell.metadata.get("tags", []):
+            if output.output_type == "error" and "raises-exception" not in cell.metadata.get(
+                "tags", []
+            ):
                 found.append(f"{where} ends with an error")
             if output.get("name") == "stderr":
                 found.append(f"{where} has output on stderr")

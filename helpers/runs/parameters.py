@@ -120,9 +120,7 @@ RULES: dict[str, dict[str, Rule]] = {
     },
 }
 STEPS = tuple(RULES)
-WRITTEN = (
-    "; if papermill was given it, delete the notebook that it wrote, which holds it"  # before any code of ours runs
-)
+WRITTEN = "; if papermill was given it, delete the notebook that it wrote, which holds it"  # before any code of ours runs
 
 
 def folder_of(step: str) -> str:
@@ -139,9 +137,13 @@ def check_parameters(step: str, parameters: Mapping[str, object]) -> dict[str, o
     for name, value in parameters.items():
         if name not in rules:
             refuse_secret(f"{step}.{name}")
-            raise ParameterError(f"{step}.{name}", value, f"there is no such parameter, {nearest(name, rules)}")
+            raise ParameterError(
+                f"{step}.{name}", value, f"there is no such parameter, {nearest(name, rules)}"
+            )
         if isinstance(value, str) and redacted(value) != value:
-            raise UserError(f"{step}.{name} holds a token of the Hub: set the variable HF_TOKEN in its place{WRITTEN}.")
+            raise UserError(
+                f"{step}.{name} holds a token of the Hub: set the variable HF_TOKEN in its place{WRITTEN}."
+            )
     return {name: rules[name].check(name, value) for name, value in parameters.items()}
 
 

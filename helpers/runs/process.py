@@ -73,7 +73,9 @@ class Child:
     The descriptors `keep_open` stay open in it. `discard` ends it, with all that it has started, and removes its files.
     """
 
-    def __init__(self, environment: Mapping[str, str] | None = None, keep_open: tuple[int, ...] = ()):
+    def __init__(
+        self, environment: Mapping[str, str] | None = None, keep_open: tuple[int, ...] = ()
+    ):
         self.folder = Path(tempfile.mkdtemp(prefix="clm-notebooks-"))
         self.progress, self.result = self.folder / "progress.json", self.folder / "result.json"
         self.process = subprocess.Popen(
@@ -152,7 +154,9 @@ def run_notebook(
         if status == "kernel died":
             why = f"{why.removesuffix('.')}; the peak was {watch.peak:,} MB."
     else:
-        tail = child.stderr.decode(errors="replace").strip().splitlines()[-1:] or [f"status {child.process.returncode}"]
+        tail = child.stderr.decode(errors="replace").strip().splitlines()[-1:] or [
+            f"status {child.process.returncode}"
+        ]
         status, why = "failed", redacted(f"{step}: the process of its notebook ended ({tail[0]}).")
     return Outcome(status, why, round(time.monotonic() - began, 2), watch.peak)
 
@@ -160,8 +164,16 @@ def run_notebook(
 class _Watched:
     """A child process with its descendants: memory, time and interruption are looked at every now and then."""
 
-    def __init__(self, child: Child, output: Path, time_limit: float, stop: threading.Event, grace: float):
-        self.child, self.output, self.limit, self.stop, self.grace = child, output, time_limit, stop, grace
+    def __init__(
+        self, child: Child, output: Path, time_limit: float, stop: threading.Event, grace: float
+    ):
+        self.child, self.output, self.limit, self.stop, self.grace = (
+            child,
+            output,
+            time_limit,
+            stop,
+            grace,
+        )
         self.peak, self.ended, self.why = 0, "", ""
         self._began = time.monotonic()
         self._deadline = None  # when an interrupted kernel is ended
@@ -211,11 +223,17 @@ class _Watched:
         if self._deadline is not None:
             return
         self.ended, self.why, self._deadline = status, why, time.monotonic() + self.grace
-        kernels = [p for p in self.child.family() if p.is_running() and "ipykernel_launcher" in " ".join(_command(p))]
+        kernels = [
+            p
+            for p in self.child.family()
+            if p.is_running() and "ipykernel_launcher" in " ".join(_command(p))
+        ]
         for kernel in kernels:
             with suppress(psutil.Error):
                 kernel.send_signal(signal.SIGINT)
-        if not kernels or not self._has_begun():  # a kernel with nothing to do does not notice an interruption
+        if (
+            not kernels or not self._has_begun()
+        ):  # a kernel with nothing to do does not notice an interruption
             self._deadline = 0.0
 
     def _has_begun(self) -> bool:
@@ -257,7 +275,9 @@ def main() -> None:
 
     from helpers.runs.notebook import KernelDied, execute
 
-    kernel = AsyncKernelManager(kernel_name="python3", connection_file=str(_own_folder() / "kernel.json"))
+    kernel = AsyncKernelManager(
+        kernel_name="python3", connection_file=str(_own_folder() / "kernel.json")
+    )
     run_sync(kernel.start_kernel)(extra_arguments=["--HistoryManager.hist_file=:memory:"])
     if not (text := sys.stdin.read()):
         _end_with(parent)

@@ -11,7 +11,14 @@ from helpers.errors import ParameterError, RunError, UserError, nearest
 from helpers.hub.sources import resolve, sources
 from helpers.runs.folder import NEEDS, Run
 from helpers.runs.notebook import FOLDER, need_notebooks
-from helpers.runs.parameters import RULES, STEPS, check_parameters, folder_of, parse_value, refuse_secret
+from helpers.runs.parameters import (
+    RULES,
+    STEPS,
+    check_parameters,
+    folder_of,
+    parse_value,
+    refuse_secret,
+)
 
 PROFILES = FOLDER / "profiles"
 DEFAULT = "tiny"  # the profile of a run that has none
@@ -25,7 +32,9 @@ def plan(profile: str, settings: Settings = ()) -> dict[str, dict[str, object]]:
     parameter. Raises UserError for whatever does not exist or fit.
     """
     chosen = read_profile(profile)
-    parameters = {s: {name: rule.default for name, rule in RULES[s].items()} | chosen[s] for s in STEPS}
+    parameters = {
+        s: {name: rule.default for name, rule in RULES[s].items()} | chosen[s] for s in STEPS
+    }
     for key, value in spelled_out(settings).items():
         step, _, name = key.partition(".")
         parameters[step][name] = value
@@ -60,7 +69,9 @@ def folder_for(run_dir: str | None, profile: str | None) -> str:
     return run_dir
 
 
-def going_on(run_dir: str, profile: str | None, settings: Settings) -> tuple[str, dict[str, object]]:
+def going_on(
+    run_dir: str, profile: str | None, settings: Settings
+) -> tuple[str, dict[str, object]]:
     """The profile and settings of a run: those that its folder remembers, and those that are given now over them.
 
     Another `profile` than the one that is remembered replaces its settings too.
@@ -80,10 +91,14 @@ def _remembered(folder: Path) -> tuple[str | None, dict[str, object]]:
         profile, settings = None, {}
         for step in STEPS:
             with suppress(OSError, ValueError, KeyError, TypeError):
-                made = json.loads((folder / folder_of(step) / "step.json").read_text(encoding="utf-8"))["parameters"]
+                made = json.loads(
+                    (folder / folder_of(step) / "step.json").read_text(encoding="utf-8")
+                )["parameters"]
                 settings |= {f"{step}.{name}": value for name, value in made.items()}
     known = {f"{step}.{name}": rule for step in STEPS for name, rule in RULES[step].items()}
-    return profile, {k: v for k, v in settings.items() if k in known and (profile or v != known[k].default)}
+    return profile, {
+        k: v for k, v in settings.items() if k in known and (profile or v != known[k].default)
+    }
 
 
 def outlook(
@@ -140,7 +155,9 @@ def read_profile(name: str) -> dict[str, dict[str, object]]:
         need_notebooks()
         names = [path.stem for path in PROFILES.glob("*.yaml") if not path.stem.startswith("sweep")]
         if name not in names:
-            raise UserError(f"There is no profile {name!r}: {nearest(name, names)}, or give the path of a YAML file.")
+            raise UserError(
+                f"There is no profile {name!r}: {nearest(name, names)}, or give the path of a YAML file."
+            )
         path = PROFILES / f"{name}.yaml"
     try:
         chosen = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
@@ -169,10 +186,14 @@ def _pair(setting: str) -> tuple[str, str]:
 def _checked(step: str, values: dict[str, object]) -> dict[str, object]:
     rules = RULES[step]
     try:
-        return check_parameters(step, {n: _plain(v, n in rules and rules[n].kind is str) for n, v in values.items()})
+        return check_parameters(
+            step, {n: _plain(v, n in rules and rules[n].kind is str) for n, v in values.items()}
+        )
     except ParameterError as error:
         message = str(error)
-        raise UserError(message if message.startswith(f"{step}.") else f"{step}.{message}") from None
+        raise UserError(
+            message if message.startswith(f"{step}.") else f"{step}.{message}"
+        ) from None
 
 
 def _plain(value: object, is_text: bool) -> object:

@@ -59,7 +59,9 @@ def write_text(path: Path, text: str) -> Path:
     try:
         if path.exists():
             path.open("a").close()  # an error where it may not be written, or is a folder
-        if path.is_symlink() or (path.exists() and not path.is_file()):  # /dev/stdout must stay what it is
+        if path.is_symlink() or (
+            path.exists() and not path.is_file()
+        ):  # /dev/stdout must stay what it is
             path.write_text(redacted(text), encoding="utf-8")
         else:
             temporary.write_text(redacted(text), encoding="utf-8")
@@ -69,5 +71,7 @@ def write_text(path: Path, text: str) -> Path:
             temporary.unlink()
         if error.errno in (errno.ENOSPC, errno.EDQUOT):  # no other place would do
             raise
-        raise RunError(f"{str(path)!r} cannot be written ({error.strerror}): name another place.") from None
+        raise RunError(
+            f"{str(path)!r} cannot be written ({error.strerror}): name another place."
+        ) from None
     return path

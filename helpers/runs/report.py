@@ -21,7 +21,9 @@ def fresh_records(run: Run) -> dict[str, dict]:
     for step in STEPS:
         if why := run.problem(step):
             command = f"python -m helpers run --run-dir {shlex.quote(run.shown)} --from {step}"
-            raise RunError(f"The numbers of {run.shown!r} are not of one run: {why}; `{command}` makes them anew.")
+            raise RunError(
+                f"The numbers of {run.shown!r} are not of one run: {why}; `{command}` makes them anew."
+            )
     return {step: run.record(step) for step in STEPS}
 
 
@@ -55,13 +57,17 @@ def write_report(run: Run) -> Path:
             "Training and test loss against the steps of training.",
         ),
         scores=json.loads((run.path("evaluate") / "perplexity.json").read_text()),
-        tokens=[{"": name, "tokens": metrics[f"tokens_{name}"]} for name in ("in", "kept", "dropped")],
+        tokens=[
+            {"": name, "tokens": metrics[f"tokens_{name}"]} for name in ("in", "kept", "dropped")
+        ],
         heat_maps=(run.path("evaluate") / "heat_maps.html").read_text(encoding="utf-8"),
         generated=json.loads((run.path("infer") / "texts.json").read_text()),
         numbers=[{"name": key, "value": value} for key, value in metrics.items()],
         steps=[_step(name, record) for name, record in records.items()],
         notebooks=[Path(folder_of(step), f"{folder_of(step)}.ipynb") for step in STEPS],
-        versions=", ".join(f"{name} {version}" for name, version in records["infer"]["versions"].items()),
+        versions=", ".join(
+            f"{name} {version}" for name, version in records["infer"]["versions"].items()
+        ),
     )
     return write_text(run.folder / "report.html", page)
 
@@ -79,14 +85,35 @@ def write_comparison(table: "pd.DataFrame", note: str, folders: list[Path], path
     """
     figures = []
     for name in table.columns[1 : table.columns.get_loc("perplexity")]:
-        if all(isinstance(value, (int, float)) for value in table[name]) and table[name].nunique() > 1:
+        if (
+            all(isinstance(value, (int, float)) for value in table[name])
+            and table[name].nunique() > 1
+        ):
             each = table.sort_values(name)
-            figure = draw_points(each[name].tolist(), each["perplexity"].tolist(), name, "perplexity")
+            figure = draw_points(
+                each[name].tolist(), each["perplexity"].tolist(), name, "perplexity"
+            )
             best = table.iloc[0][name]
-            figures.append(html_picture(figure, f"Perplexity against {name}; the best run has {name} = {best}."))
+            figures.append(
+                html_picture(
+                    figure, f"Perplexity against {name}; the best run has {name} = {best}."
+                )
+            )
     pages = [folder / "report.html" for folder in folders]
-    links = [(page.parent.name, Path(os.path.relpath(page, path.parent))) for page in pages if page.exists()]
+    links = [
+        (page.parent.name, Path(os.path.relpath(page, path.parent)))
+        for page in pages
+        if page.exists()
+    ]
     rows = table.to_dict("records")
     return write_text(
-        path, render("comparison.html.j2", title="Comparison", note=note, rows=rows, figures=figures, reports=links)
+        path,
+        render(
+            "comparison.html.j2",
+            title="Comparison",
+            note=note,
+            rows=rows,
+            figures=figures,
+            reports=links,
+        ),
     )

@@ -55,7 +55,9 @@ def quiet(event: str, step: str, more: dict) -> None:
     """Tell nobody."""
 
 
-def do(what: Specification, tell: Tell = quiet, stop: threading.Event | None = None) -> dict[str, object]:
+def do(
+    what: Specification, tell: Tell = quiet, stop: threading.Event | None = None
+) -> dict[str, object]:
     """Do every step of a run that is not done yet, and return its record, which is `run.json` too.
 
     Its `status` is `ok`, `failed`, `timed out`, `kernel died` or `interrupted`, with a `message` that says why. One that is `ok` leaves `report.html`. Raises RunError only where the folder
@@ -81,33 +83,48 @@ def do(what: Specification, tell: Tell = quiet, stop: threading.Event | None = N
         try:
             record["metrics"] = folder.write_metrics()
             made = {step: folder.record(step) for step in STEPS}
-            record["parameters"] = {step: found["parameters"] for step, found in made.items() if found}
+            record["parameters"] = {
+                step: found["parameters"] for step, found in made.items() if found
+            }
             write_json(folder.folder / "run.json", record)
             if outcome.status == "ok":
                 with REPORTING:
                     write_report(folder)
-        except OSError:  # of a full disk, most likely; why the run did not end well is more to the point
+        except (
+            OSError
+        ):  # of a full disk, most likely; why the run did not end well is more to the point
             if outcome.status == "ok":
                 raise
     return record
 
 
-def remember(folder: Run, profile: str, settings: Settings, parameters: Mapping, message: str) -> dict[str, object]:
+def remember(
+    folder: Run, profile: str, settings: Settings, parameters: Mapping, message: str
+) -> dict[str, object]:
     """Start the record of a run anew, with its profile and settings; it stands, with this message, until the run has ended."""
     record = {"format": FORMAT, "status": "interrupted", "message": message}
     if profile:
         keys = [key.partition(".") for key in spelled_out(settings)]
-        record |= {"profile": profile, "settings": {f"{s}.{name}": parameters[s][name] for s, _, name in keys}}
+        record |= {
+            "profile": profile,
+            "settings": {f"{s}.{name}": parameters[s][name] for s, _, name in keys},
+        }
     record |= {"parameters": {}, "steps": {}}
     write_json(folder.folder / "run.json", record)
     return record
 
 
-def _steps(folder: Run, what: Specification, done: dict, tell: Tell, stop: threading.Event, lock: int) -> Outcome:
+def _steps(
+    folder: Run, what: Specification, done: dict, tell: Tell, stop: threading.Event, lock: int
+) -> Outcome:
     """Do the steps, and note each in `done`; how the last one ended."""
     if not what.shared:
         ahead = outlook(folder, what.parameters, what.start, what.force)
-        for step in STEPS if any(map(folder.record, STEPS)) and set(ahead.values()) != {"is left out"} else ():
+        for step in (
+            STEPS
+            if any(map(folder.record, STEPS)) and set(ahead.values()) != {"is left out"}
+            else ()
+        ):
             tell("planned", step, {"line": ahead[step]})
     children = _Children(what, lock)
     try:
@@ -115,14 +132,24 @@ def _steps(folder: Run, what: Specification, done: dict, tell: Tell, stop: threa
             with _shared(folder, what, step, stop):
                 if stop.is_set():
                     raise KeyboardInterrupt
-                if not what.force and what.start is None and folder.is_done(step, dict(what.parameters[step])):
+                if (
+                    not what.force
+                    and what.start is None
+                    and folder.is_done(step, dict(what.parameters[step]))
+                ):
                     record = folder.record(step)
-                    done[step] = {key: record[key] for key in ("seconds", "peak_memory_mb")} | {"done": "before"}
+                    done[step] = {key: record[key] for key in ("seconds", "peak_memory_mb")} | {
+                        "done": "before"
+                    }
                     tell("left out", step, {"seconds": record["seconds"]})
                     continue
                 tell("begins", step, {})
                 outcome = _notebook(folder, step, what, children, tell, stop)
-            done[step] = {"seconds": outcome.seconds, "peak_memory_mb": outcome.peak_memory_mb, "done": outcome.status}
+            done[step] = {
+                "seconds": outcome.seconds,
+                "peak_memory_mb": outcome.peak_memory_mb,
+                "done": outcome.status,
+            }
             if outcome.status != "ok":
                 return outcome
             tell("done", step, {"seconds": outcome.seconds})
@@ -153,7 +180,9 @@ class _Children:
             self._ahead.discard()
 
 
-def _notebook(folder: Run, step: str, what: Specification, children: _Children, tell: Tell, stop) -> Outcome:
+def _notebook(
+    folder: Run, step: str, what: Specification, children: _Children, tell: Tell, stop
+) -> Outcome:
     """Execute a step's notebook; it lies beside the artifact afterwards, or in the run folder if it failed."""
     parameters, name = dict(what.parameters[step]), folder_of(step)
     running, failed = (folder.folder / f"{name}.{state}.ipynb" for state in ("running", "failed"))
@@ -180,12 +209,16 @@ def _environment(what: Specification) -> dict[str, str]:
     """Variables of a notebook's process: the Hub is asked by a notebook only to publish, and runs beside each other share the cores."""
     offline = {} if what.parameters["evaluate"].get("push_to_hub") else {"HF_HUB_OFFLINE": "1"}
     return offline | (
-        {"OMP_NUM_THREADS": str(what.threads), "RAYON_NUM_THREADS": str(what.threads)} if what.threads else {}
+        {"OMP_NUM_THREADS": str(what.threads), "RAYON_NUM_THREADS": str(what.threads)}
+        if what.threads
+        else {}
     )
 
 
 @contextmanager
-def _shared(folder: Run, what: Specification, step: str, stop: threading.Event | None) -> Iterator[None]:
+def _shared(
+    folder: Run, what: Specification, step: str, stop: threading.Event | None
+) -> Iterator[None]:
     """In a sweep: take a step from the run that has done the same, or hand on what is done inside; one run at a time does it."""
     if not what.shared:
         yield
@@ -215,7 +248,9 @@ def _link(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def held(folder: Path, name: str = ".lock", wait: bool = False, stop: threading.Event | None = None) -> Iterator[int]:
+def held(
+    folder: Path, name: str = ".lock", wait: bool = False, stop: threading.Event | None = None
+) -> Iterator[int]:
     """Hold a folder for this process and those it starts, until the last one ends.
 
     RunError says who holds it already; with `wait` it is waited for, until `stop` is set (KeyboardInterrupt).
@@ -224,7 +259,9 @@ def held(folder: Path, name: str = ".lock", wait: bool = False, stop: threading.
         folder.mkdir(parents=True, exist_ok=True)
         file = open(folder / name, "a+")  # noqa: SIM115
     except OSError as error:
-        raise RunError(f"run_dir is {str(folder)!r}: it cannot be written ({error.strerror}), name another.") from None
+        raise RunError(
+            f"run_dir is {str(folder)!r}: it cannot be written ({error.strerror}), name another."
+        ) from None
     with file as lock:
         until = time.monotonic() + PATIENCE
         while True:
@@ -241,7 +278,9 @@ def held(folder: Path, name: str = ".lock", wait: bool = False, stop: threading.
                     ) from None
                 time.sleep(0.1)
         lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {platform.node()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+        lock.write(
+            f"process {os.getpid()} on {platform.node()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}\n"
+        )
         lock.flush()
         yield lock.fileno()
 
@@ -271,7 +310,9 @@ def fetch(parameters: Mapping[str, Mapping[str, object]], command: str) -> bool:
     """Fetch the data sets and models that are not on this machine, and check the models."""
     from helpers.hub.model_files import check_model
 
-    wanted = {(kind, str(step[kind])) for step in parameters.values() for kind in EMBEDDED if kind in step}
+    wanted = {
+        (kind, str(step[kind])) for step in parameters.values() for kind in EMBEDDED if kind in step
+    }
     for kind, name in sorted(wanted):
         if needs_fetching(kind, name):
             obtain(kind, name, command)
@@ -293,7 +334,9 @@ def read_record(folder: Path, complete: bool = False) -> dict[str, object]:
     except (ValueError, KeyError, TypeError, OSError):
         raise RunError(f"{path} is damaged: do the run again, with the same command.") from None
     if version > FORMAT:
-        raise RunError(f"{path} has format {version}, this code reads up to {FORMAT}: update the code.")
+        raise RunError(
+            f"{path} has format {version}, this code reads up to {FORMAT}: update the code."
+        )
     if complete and record["status"] != "ok":
         raise RunError(
             f"{str(folder)!r} did not end well ({record['status']}: {record['message'].rstrip('.')}); do the run again, or leave it out."

@@ -37,7 +37,9 @@ class Sweep:
     fixed: Mapping[str, object]
     runs: tuple[tuple[str, Mapping[str, object]], ...]
 
-    def specifications(self, folder: Path, jobs: int, time_limit: float, grace: float = GRACE) -> list[Specification]:
+    def specifications(
+        self, folder: Path, jobs: int, time_limit: float, grace: float = GRACE
+    ) -> list[Specification]:
         """What each run needs; UserError for the first that cannot be."""
         threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else 0
         found, names = [], {}
@@ -63,7 +65,9 @@ class _Loader(yaml.SafeLoader):
         for number, key in enumerate(keys):
             if key.value in {earlier.value for earlier in keys[:number]}:
                 line = key.start_mark.line + 1
-                raise UserError(f"Line {line} of the sweep has {key.value!r} a second time: leave one of them out.")
+                raise UserError(
+                    f"Line {line} of the sweep has {key.value!r} a second time: leave one of them out."
+                )
         return super().construct_mapping(node, deep)
 
 
@@ -76,27 +80,41 @@ def read_sweep(file: Path) -> Sweep:
     try:
         asked = yaml.load(resolve(file).read_text(encoding="utf-8"), _Loader)
     except OSError as error:
-        raise UserError(f"The sweep {str(file)!r} cannot be read ({error.strerror}): name a YAML file.") from None
+        raise UserError(
+            f"The sweep {str(file)!r} cannot be read ({error.strerror}): name a YAML file."
+        ) from None
     except (
         yaml.YAMLError,
         ValueError,
     ) as error:  # a date that does not exist, or bytes that are no text, is a ValueError
-        raise UserError(f"The sweep {str(file)!r} is no YAML: {' '.join(str(error).split())}.") from None
+        raise UserError(
+            f"The sweep {str(file)!r} is no YAML: {' '.join(str(error).split())}."
+        ) from None
     if not isinstance(asked, dict):
         raise UserError(f"The sweep {str(file)!r} must be a table with {', '.join(KEYS)}.")
     for key in asked:
         if key not in KEYS:
-            raise UserError(f"The sweep {str(file)!r} has {key!r}, which means nothing: {nearest(str(key), KEYS)}.")
+            raise UserError(
+                f"The sweep {str(file)!r} has {key!r}, which means nothing: {nearest(str(key), KEYS)}."
+            )
     variants = list(_variants(asked))
     seeds, fixed = asked.get("seeds") or [], _table("set", asked.get("set") or {})
     for settings in [fixed, *variants] if seeds else ():
         if "train.seed" in settings:
             seed = settings["train.seed"]
-            raise UserError(f"seeds is {seeds!r}, and train.seed is set to {seed!r} too: leave one of them out.")
+            raise UserError(
+                f"seeds is {seeds!r}, and train.seed is set to {seed!r} too: leave one of them out."
+            )
     if seeds:
-        variants = [{**variant, "train.seed": seed} for variant in variants for seed in _list("seeds", seeds)]
+        variants = [
+            {**variant, "train.seed": seed}
+            for variant in variants
+            for seed in _list("seeds", seeds)
+        ]
     if not variants:
-        raise UserError(f"The sweep {str(file)!r} holds no run: it needs one of grid, list or random.")
+        raise UserError(
+            f"The sweep {str(file)!r} holds no run: it needs one of grid, list or random."
+        )
     width = len(str(len(variants) - 1))
     runs = tuple((f"{number:0{width}d}", variant) for number, variant in enumerate(variants))
     return Sweep(str(asked.get("profile", "tiny")), fixed, runs)
@@ -105,20 +123,34 @@ def read_sweep(file: Path) -> Sweep:
 def _variants(asked: Mapping[str, object]) -> Iterator[dict[str, object]]:
     kinds = [kind for kind in ("grid", "list", "random") if kind in asked]
     if len(kinds) > 1:
-        raise UserError(f"A sweep has one of grid, list or random, this one has {' and '.join(kinds)}.")
+        raise UserError(
+            f"A sweep has one of grid, list or random, this one has {' and '.join(kinds)}."
+        )
     if kinds == ["grid"]:
-        grid = {name: _list(f"grid.{name}", values) for name, values in _table("grid", asked["grid"]).items()}
-        yield from (dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values()))
+        grid = {
+            name: _list(f"grid.{name}", values)
+            for name, values in _table("grid", asked["grid"]).items()
+        }
+        yield from (
+            dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())
+        )
     elif kinds == ["list"]:
         yield from (dict(_table("list", variant)) for variant in _list("list", asked["list"]))
     elif kinds == ["random"]:
         how = _table("random", asked["random"])
         if not isinstance(how.get("runs"), int) or how["runs"] < 1:
-            raise UserError(f"random.runs is {how.get('runs')!r}: it must be a whole number of at least 1.")
+            raise UserError(
+                f"random.runs is {how.get('runs')!r}: it must be a whole number of at least 1."
+            )
         if not isinstance(how.get("seed", 0), int):
             raise UserError(f"random.seed is {how['seed']!r}: it must be a whole number.")
-        draw, names = random.Random(how.get("seed", 0)), _table("random.parameters", how.get("parameters"))
-        yield from _different(how["runs"], lambda: {name: _drawn(name, names[name], draw) for name in names})
+        draw, names = (
+            random.Random(how.get("seed", 0)),
+            _table("random.parameters", how.get("parameters")),
+        )
+        yield from _different(
+            how["runs"], lambda: {name: _drawn(name, names[name], draw) for name in names}
+        )
     elif asked.get("seeds"):
         yield {}
 
@@ -163,14 +195,20 @@ def _list(what: str, value: object) -> list[object]:
     return value
 
 
-def work(specifications: list[Specification], earlier: Path | None = None) -> tuple[int, float | None]:
+def work(
+    specifications: list[Specification], earlier: Path | None = None
+) -> tuple[int, float | None]:
     """How many steps there are to do, those that runs share counted once, and their seconds as far as an `earlier` run tells."""
     runs_of: dict[tuple[str, str], list[Specification]] = {}
     for what in specifications:
         for step in STEPS:
             made_of = [what.parameters[name] for name in STEPS if name in _chain(step)]
             runs_of.setdefault((step, json.dumps(made_of)), []).append(what)
-    ahead = [step for (step, _), runs in runs_of.items() if not any(_is_done(step, what) for what in runs)]
+    ahead = [
+        step
+        for (step, _), runs in runs_of.items()
+        if not any(_is_done(step, what) for what in runs)
+    ]
     try:
         metrics = json.loads((earlier / "metrics.json").read_text())
         seconds = sum(metrics[f"seconds_{step}"] for step in ahead)
@@ -185,7 +223,9 @@ def _chain(step: str) -> set[str]:
 
 
 def _is_done(step: str, what: Specification) -> bool:
-    return resolve(what.run_dir).exists() and Run(what.run_dir).is_done(step, dict(what.parameters[step]))
+    return resolve(what.run_dir).exists() and Run(what.run_dir).is_done(
+        step, dict(what.parameters[step])
+    )
 
 
 def main(
@@ -207,7 +247,9 @@ def main(
     if index is not None:
         if index >= len(asked.runs):
             raise ParameterError(
-                "index", index, f"the sweep has {len(asked.runs)} runs, choose 0 to {len(asked.runs) - 1}"
+                "index",
+                index,
+                f"the sweep has {len(asked.runs)} runs, choose 0 to {len(asked.runs) - 1}",
             )
         asked = replace(asked, runs=asked.runs[index : index + 1])
     specifications = asked.specifications(folder, jobs, time_limit, grace)
@@ -228,7 +270,12 @@ def main(
     names = [name for name, _ in asked.runs]
     well = sorted(_all(specifications, names, jobs, scheduler, console))
     if len(well) > 1:
-        show([folder / name for name in well], folder / "comparison.csv", folder / "report.html", console)
+        show(
+            [folder / name for name in well],
+            folder / "comparison.csv",
+            folder / "report.html",
+            console,
+        )
     return len(names) - len(well)
 
 
@@ -241,14 +288,21 @@ def _plan_table(asked: Sweep) -> Table:
 
 
 def _all(
-    specifications: list[Specification], names: list[str], jobs: int, scheduler: str | None, console: Console
+    specifications: list[Specification],
+    names: list[str],
+    jobs: int,
+    scheduler: str | None,
+    console: Console,
 ) -> list[str]:
     """Do runs beside each other; the names of those that ended well."""
     well, stop = [], threading.Event()
     with View(console, len(names)) as view, _executor(jobs, scheduler) as executor:
-        here = [(view.of(name), stop) if scheduler is None else () for name in names]  # a bar does not travel
+        here = [
+            (view.of(name), stop) if scheduler is None else () for name in names
+        ]  # a bar does not travel
         waiting = {
-            executor.submit(do, what, *more): name for name, what, more in zip(names, specifications, here, strict=True)
+            executor.submit(do, what, *more): name
+            for name, what, more in zip(names, specifications, here, strict=True)
         }
         try:
             for future in as_completed(waiting):
@@ -256,7 +310,9 @@ def _all(
                 if record["status"] == "ok":
                     well.append(name)
                     perplexity = record["metrics"]["perplexity_finetuned"]
-                    view.finished(name, f"✓ {name}  perplexity {perplexity:.2f}, {record['seconds']:.0f} s")
+                    view.finished(
+                        name, f"✓ {name}  perplexity {perplexity:.2f}, {record['seconds']:.0f} s"
+                    )
                 else:
                     view.finished(name, f"✗ {name}  {record['message']}")
         except KeyboardInterrupt:

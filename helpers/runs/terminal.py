@@ -29,7 +29,9 @@ class View:
             TimeElapsedColumn(),
         )
         self.console = console
-        self._bars = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._bars = Progress(
+            *columns, console=console, transient=True, disable=not console.is_terminal
+        )
         self._tasks: dict[str, TaskID] = {}
         self._all = self._bars.add_task("runs", total=runs, note="") if runs else None
         self._lock = threading.Lock()
@@ -38,7 +40,12 @@ class View:
         self._bars.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ):
         self._bars.stop()
 
     def of(self, name: str = ""):
@@ -54,10 +61,14 @@ class View:
         if event == "planned" and not name:
             self.console.print(f" {folder_of(step)} {more['line']}")
         elif event == "begins":
-            self._tasks[name] = self._bars.add_task(f"{name} {folder_of(step)}".strip(), total=None, note="")
+            self._tasks[name] = self._bars.add_task(
+                f"{name} {folder_of(step)}".strip(), total=None, note=""
+            )
         elif event == "progress" and name in self._tasks:
             note = f"{more['done']:,} of {more['total']:,} {more['what']}, {more['rate']:,.1f} a second  {more['note']}"
-            self._bars.update(self._tasks[name], total=more["total"], completed=more["done"], note=note)
+            self._bars.update(
+                self._tasks[name], total=more["total"], completed=more["done"], note=note
+            )
         elif event in ("done", "left out"):
             self.clear(name)
             words = "done already, in" if event == "left out" else ""
@@ -82,8 +93,14 @@ def summary(folder: Run, console: Console) -> None:
     """Print the table at the end of a run, and where its report lies."""
     metrics = json.loads((folder.folder / "metrics.json").read_text())
     table = Table("", "base", "fine-tuned")
-    table.add_row("perplexity", f"{metrics['perplexity_base']:.2f}", f"{metrics['perplexity_finetuned']:.2f}")
-    table.add_row("bits per byte", f"{metrics['bits_per_byte_base']:.3f}", f"{metrics['bits_per_byte_finetuned']:.3f}")
+    table.add_row(
+        "perplexity", f"{metrics['perplexity_base']:.2f}", f"{metrics['perplexity_finetuned']:.2f}"
+    )
+    table.add_row(
+        "bits per byte",
+        f"{metrics['bits_per_byte_base']:.3f}",
+        f"{metrics['bits_per_byte_finetuned']:.3f}",
+    )
     console.print(table)
     console.print(
         f"perplexity × {metrics['perplexity_ratio']:.3f} "
@@ -95,5 +112,7 @@ def summary(folder: Run, console: Console) -> None:
     )
     if omitted := metrics.get("examples_left_out"):
         console.print(f"examples: {omitted:,} are left out by load.split")
-    console.print("seconds: " + ", ".join(f"{step} {metrics[f'seconds_{step}']:.1f}" for step in STEPS))
+    console.print(
+        "seconds: " + ", ".join(f"{step} {metrics[f'seconds_{step}']:.1f}" for step in STEPS)
+    )
     console.print(f"report: {os.path.relpath(folder.folder / 'report.html')}")

@@ -33,7 +33,12 @@ SPINNING = {"as set": {}, "by default": {"GOMP_SPINCOUNT": "300000", "KMP_BLOCKT
 def timed(*arguments: str) -> float:
     """Seconds that a command takes."""
     began = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "helpers", *arguments], cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, "-m", "helpers", *arguments],
+        cwd=PROJECT,
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
     return time.perf_counter() - began
 
 
@@ -71,17 +76,28 @@ def train_in_window(seconds: float) -> None:
 
     model, rng = load_model("embedded"), np.random.default_rng(0)
     ids = rng.integers(1, model.config.vocab_size, (2000 * batch, length)).astype(np.int32)
-    blocks = Dataset.from_dict({"input_ids": list(ids), "position_ids": [list(range(length))] * len(ids)})
+    blocks = Dataset.from_dict(
+        {"input_ids": list(ids), "position_ids": [list(range(length))] * len(ids)}
+    )
     with tempfile.TemporaryDirectory() as folder:
         settings = housekeeping(Path(folder), model, "bfloat16") | {"logging_strategy": "no"}
-        arguments = TrainingArguments(**settings, per_device_train_batch_size=batch, save_strategy="no")
-        BlockTrainer(model, arguments, train_dataset=blocks, data_collator=collate, callbacks=[Window()]).train()
+        arguments = TrainingArguments(
+            **settings, per_device_train_batch_size=batch, save_strategy="no"
+        )
+        BlockTrainer(
+            model, arguments, train_dataset=blocks, data_collator=collate, callbacks=[Window()]
+        ).train()
 
 
 def beside(number: int, environment: dict[str, str]) -> list[float]:
     """Tokens per second of each of so many trainings at once."""
     command = [sys.executable, "-m", "tests.benchmarks.batch", "train"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    pipes = {
+        "stdin": subprocess.PIPE,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.DEVNULL,
+        "text": True,
+    }
     env = {**os.environ, **environment}
     processes = [subprocess.Popen(command, cwd=PROJECT, env=env, **pipes) for _ in range(number)]
     for process in processes:
@@ -113,14 +129,31 @@ def main() -> None:
         own = one - cells(folder / "run")
         again = timed("run", "--run-dir", str(folder / "run"))
         (folder / "sweep.yaml").write_text(yaml.safe_dump(SWEEP))
-        many = timed("sweep", str(folder / "sweep.yaml"), "--sweep-dir", str(folder / "out"), "--jobs", str(JOBS))
+        many = timed(
+            "sweep",
+            str(folder / "sweep.yaml"),
+            "--sweep-dir",
+            str(folder / "out"),
+            "--jobs",
+            str(JOBS),
+        )
         own_many = many - cells(folder / "out") / JOBS
-        records = [json.loads(path.read_text()) for path in sorted((folder / "out").glob("*/run.json"))]
+        records = [
+            json.loads(path.read_text()) for path in sorted((folder / "out").glob("*/run.json"))
+        ]
     work = sum(r["metrics"]["seconds_train"] + r["metrics"]["seconds_evaluate"] for r in records)
     rows = [
         {"": "one run", "seconds": f"{one:.1f}", "of the runner": f"{own:.1f}"},
-        {"": "the same again, with nothing to do", "seconds": f"{again:.1f}", "of the runner": f"{again:.1f}"},
-        {"": f"sweep of {len(records)}, {JOBS} at once", "seconds": f"{many:.0f}", "of the runner": f"{own_many:.0f}"},
+        {
+            "": "the same again, with nothing to do",
+            "seconds": f"{again:.1f}",
+            "of the runner": f"{again:.1f}",
+        },
+        {
+            "": f"sweep of {len(records)}, {JOBS} at once",
+            "seconds": f"{many:.0f}",
+            "of the runner": f"{own_many:.0f}",
+        },
     ]
     text = (
         f"`make bench-batch`, {os.cpu_count()} cores.\n\n{table(rows)}\n\n"

@@ -39,7 +39,10 @@ def chained(examples: dict[str, list], block_size: int) -> dict[str, list]:
 
 def _blocks(concatenated: dict[str, list], block_size: int) -> dict[str, list]:
     total = len(concatenated["input_ids"]) // block_size * block_size
-    result = {k: [t[i : i + block_size] for i in range(0, total, block_size)] for k, t in concatenated.items()}
+    result = {
+        k: [t[i : i + block_size] for i in range(0, total, block_size)]
+        for k, t in concatenated.items()
+    }
     result["labels"] = result["input_ids"].copy()
     return result
 
@@ -84,7 +87,10 @@ def measure(name: str, path: str, size: int) -> dict[str, float]:
     disable_progress_bars()
     with pa.OSFile(path) as file:
         table = pa.ipc.open_stream(file).read_all()
-    data, run = Dataset(table, fingerprint="given"), CONTENDERS[name]  # to find one would leave its memory behind
+    data, run = (
+        Dataset(table, fingerprint="given"),
+        CONTENDERS[name],
+    )  # to find one would leave its memory behind
     count = sum(len(part.flatten()) for part in table["input_ids"].chunks)
     run(data.select(range(50)).flatten_indices(), size)  # imports, and what else is only done once
     seconds: list[float] = []
@@ -99,13 +105,17 @@ def measure(name: str, path: str, size: int) -> dict[str, float]:
             peak = status("VmHWM") - before
     kept = sum(len(c.flatten()) for c in blocks.with_format("arrow")[:]["input_ids"].chunks)
     # an end of text that was added fills a place, but is none of the tokens that came in
-    added = len(data) if name.startswith("`") and "ids only" not in name and "map" not in name else 0
+    added = (
+        len(data) if name.startswith("`") and "ids only" not in name and "map" not in name else 0
+    )
     return {"seconds": min(seconds), "tokens": count, "memory": peak / (4 * count), "kept": (kept - added) / count, "filled": kept / (len(blocks) * size)}  # fmt: skip
 
 
 def repeated(examples: Dataset, column: str, tokens: int, folder: Path) -> tuple[Path, int]:
     """The documents as token ids, again and again until there are so many, in an Arrow file."""
-    column = tokenize(examples, column, load_tokenizer("embedded")).with_format("arrow")[:]["input_ids"]
+    column = tokenize(examples, column, load_tokenizer("embedded")).with_format("arrow")[:][
+        "input_ids"
+    ]
     count = len(column.combine_chunks().flatten())
     times = max(1, round(tokens / count))
     path = folder / f"{times}.arrow"
@@ -123,11 +133,21 @@ def main(tokens: int) -> None:
     text = ["`make bench-chunking`. Tokens are those that come in; kept and filled are shares of tokens and of places; memory is the peak above what it was before, in bytes for a byte of int32 ids."]  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         for title, dataset, wanted in sources:
-            path, count = repeated(load_examples(dataset, "train"), "answers.text", wanted, Path(folder))
+            path, count = repeated(
+                load_examples(dataset, "train"), "answers.text", wanted, Path(folder)
+            )
             for size in (128, 1024):
                 rows = []
                 for name in CONTENDERS:
-                    command = [sys.executable, "-m", "tests.benchmarks.chunking", "--one", name, str(path), str(size)]
+                    command = [
+                        sys.executable,
+                        "-m",
+                        "tests.benchmarks.chunking",
+                        "--one",
+                        name,
+                        str(path),
+                        str(size),
+                    ]
                     done = subprocess.run(command, check=True, capture_output=True, text=True)
                     found = json.loads(done.stdout.splitlines()[-1])
                     rows.append((name, found, found["tokens"] / found["seconds"]))

@@ -36,7 +36,12 @@ def build(name: str) -> PreTrainedModel:
     if name == "GPT-2":
         config = GPT2Config(vocab_size=50_000, n_positions=CONTEXT, n_layer=6, n_embd=384, n_head=6)
         return GPT2LMHeadModel(config).eval()
-    shape = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 6}
+    shape = {
+        "hidden_size": 384,
+        "intermediate_size": 1024,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 6,
+    }
     length = {"max_position_embeddings": CONTEXT, "tie_word_embeddings": True}
     return LlamaForCausalLM(LlamaConfig(vocab_size=50_000, **shape, **length)).eval()
 
@@ -62,7 +67,12 @@ def harness(batch_size: int, compute_dtype: str | None = None) -> Callable[..., 
         from lm_eval.api.instance import Instance
         from lm_eval.models.huggingface import HFLM
 
-        peer = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, mixed_precision_dtype=compute_dtype)
+        peer = HFLM(
+            pretrained=model,
+            tokenizer=tokenizer,
+            batch_size=batch_size,
+            mixed_precision_dtype=compute_dtype,
+        )
         asked = [Instance("loglikelihood_rolling", {}, (text,), 0) for text in documents]
         found = peer.loglikelihood_rolling(asked, disable_tqdm=True)
         return sum(map(len, ids)), -math.fsum(found)
@@ -70,7 +80,9 @@ def harness(batch_size: int, compute_dtype: str | None = None) -> Callable[..., 
     return run
 
 
-def ours_stride(model: PreTrainedModel, tokenizer: Tokenizer, documents: list[str], ids: Ids) -> Result:
+def ours_stride(
+    model: PreTrainedModel, tokenizer: Tokenizer, documents: list[str], ids: Ids
+) -> Result:
     """`score_stride` on one long text."""
     score = score_stride(model, [np.concatenate(ids)], ["".join(documents)], STRIDE)
     return int(score.tokens.sum()), float(score.nats.sum())
@@ -107,7 +119,8 @@ WAYS: dict[str, Callable[..., Result]] = {
 def ids_of(tokenizer: Tokenizer, documents: list[str]) -> Ids:
     """Token ids without anything added."""
     return [
-        np.array(tokenizer(text, add_special_tokens=False, verbose=False).input_ids, np.int32) for text in documents
+        np.array(tokenizer(text, add_special_tokens=False, verbose=False).input_ids, np.int32)
+        for text in documents
     ]
 
 
@@ -122,12 +135,26 @@ def measure(way: str, model_name: str, documents: list[str]) -> dict[str, float]
         tokens, nats = WAYS[way](model, tokenizer, documents, ids)
         seconds = time.perf_counter() - start
     above = memory["peak"] - memory["before"]
-    return {"tokens": tokens, "nats": nats, "seconds": seconds, "memory": above, "peak": memory["peak"]}
+    return {
+        "tokens": tokens,
+        "nats": nats,
+        "seconds": seconds,
+        "memory": above,
+        "peak": memory["peak"],
+    }
 
 
 def in_process(way: str, model_name: str, size: int, times: int = 1) -> dict[str, float]:
     """The same in a process of its own, on `size` documents, each `times` times."""
-    command = [sys.executable, "-m", "tests.benchmarks.perplexity", way, model_name, str(size), str(times)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.benchmarks.perplexity",
+        way,
+        model_name,
+        str(size),
+        str(times),
+    ]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
     return json.loads(lines[-1])
 
@@ -151,7 +178,9 @@ def evaluate_metric() -> str:
 
 def documents_of(size: int, times: int) -> list[str]:
     """The first embedded test documents, in turn."""
-    test = split_fairly(load_examples("embedded", "train"), COLUMN, 0.2, 0, stratify_by_column="category")["test"]
+    test = split_fairly(
+        load_examples("embedded", "train"), COLUMN, 0.2, 0, stratify_by_column="category"
+    )["test"]
     return texts(test, COLUMN)[:size] * times
 
 
@@ -173,9 +202,13 @@ def main() -> None:
         auto = choose_dtype()
         mine = found["rolling: `score_documents`" + (", bfloat16" if auto == "bfloat16" else "")]
         peers = [f for way, f in found.items() if "harness" in way]
-        times = [f"{mine['tokens'] / mine['seconds'] / (p['tokens'] / p['seconds']):.1f}" for p in peers]
+        times = [
+            f"{mine['tokens'] / mine['seconds'] / (p['tokens'] / p['seconds']):.1f}" for p in peers
+        ]
         shares = [f"{mine['memory'] / p['memory']:.2f}" for p in peers]
-        short, long = (in_process("rolling: `score_documents`", name, 6, times) for times in (1, FACTOR))
+        short, long = (
+            in_process("rolling: `score_documents`", name, 6, times) for times in (1, FACTOR)
+        )
         text = [
             f"`make bench-perplexity`. {name}, 30 million weights, context {CONTEXT}, stride {STRIDE}, float32 if nothing else is said.",
             table(rows),

@@ -16,15 +16,21 @@ PATH = Path(__file__).with_name("RESULTS.md")
 def machine() -> str:
     """The machine in general terms."""
     info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    features = [name for flag, name in (("avx512_bf16", "AVX512-BF16"), ("amx_bf16", "AMX")) if flag in info]
+    features = [
+        name for flag, name in (("avx512_bf16", "AVX512-BF16"), ("amx_bf16", "AMX")) if flag in info
+    ]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    kind = f"{platform.machine()} processor" + (f" with {' and '.join(features)}" if features else "")
+    kind = f"{platform.machine()} processor" + (
+        f" with {' and '.join(features)}" if features else ""
+    )
     return f"{os.cpu_count()} cores of an {kind}, {memory:.0f} GiB; Python {platform.python_version()}, PyTorch {torch.__version__}"
 
 
 def status(name: str) -> int:
     """A figure of this process that Linux keeps, in bytes."""
-    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name)]
+    [line] = [
+        line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name)
+    ]
     return int(line.split()[1]) * 1024
 
 
@@ -49,7 +55,11 @@ def watched() -> Iterator[dict[str, int]]:
 def table(rows: list[dict[str, object]]) -> str:
     """Rows as a Markdown table, the first column to the left."""
     names = list(rows[0])
-    lines = [names, [":--"] + ["--:"] * (len(names) - 1), *([str(row[name]) for name in names] for row in rows)]
+    lines = [
+        names,
+        [":--"] + ["--:"] * (len(names) - 1),
+        *([str(row[name]) for name in names] for row in rows),
+    ]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

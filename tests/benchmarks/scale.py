@@ -29,7 +29,9 @@ def generate(path: Path, tokens: int) -> None:
             borders = np.sort(rng.choice(1_000_000, 2221, replace=False))
             offsets = np.concatenate([[0], borders[1:], [1_000_000]])
             ids = rng.integers(1, 50_257, 1_000_000, dtype=np.int32)
-            stream.write_batch(pa.record_batch({"input_ids": pa.LargeListArray.from_arrays(offsets, ids)}))
+            stream.write_batch(
+                pa.record_batch({"input_ids": pa.LargeListArray.from_arrays(offsets, ids)})
+            )
 
 
 def measure(path: str, strategy: str, folder: str) -> dict[str, float]:
@@ -67,7 +69,9 @@ def main(millions: list[int]) -> None:
                     strategy,
                     folder + "/blocks",
                 ]
-                found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+                found = json.loads(
+                    subprocess.run(command, check=True, capture_output=True, text=True).stdout
+                )
             peaks.append(found["memory"])
             rows.append({"": strategy, "million tokens": f"{size:,}", "seconds": f"{found['seconds']:.1f}", "million tokens/s": f"{found['tokens'] / found['seconds'] / 1e6:.0f}", "peak memory (MB)": f"{found['memory'] / 1e6:.0f}", "filled": f"{found['filled']:.2%}"})  # fmt: skip
         slope = np.polyfit(np.array(millions) * 1e6, peaks, 1)[0]

@@ -40,7 +40,9 @@ def main() -> None:
         tokenize(examples, COLUMN, tokenizer)
 
     ways: dict[str, Callable] = {
-        "one `encode_batch` of the tokenizer": lambda: tokenizer.backend_tokenizer.encode_batch(documents),
+        "one `encode_batch` of the tokenizer": lambda: tokenizer.backend_tokenizer.encode_batch(
+            documents
+        ),
         "the guide's `map`, 4 processes": guide,
         "`tokenize`": anew,
         "`tokenize` again": lambda: tokenize(examples, COLUMN, tokenizer),
@@ -59,7 +61,10 @@ def main() -> None:
         for name, s in seconds.items()
     ]
     size = sum(len(document.encode()) for document in documents) / 1e6
-    record("Tokenization", f"`make bench-chunking`. {len(documents):,} documents, {size:.1f} MB.\n\n{table(rows)}")
+    record(
+        "Tokenization",
+        f"`make bench-chunking`. {len(documents):,} documents, {size:.1f} MB.\n\n{table(rows)}",
+    )
 
 
 if __name__ == "__main__":

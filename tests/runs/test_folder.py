@@ -111,7 +111,9 @@ def check_whole(folder, old, new):
     return version
 
 
-trees = st.dictionaries(st.sampled_from(["a", "b", "data/a", "data/b", "data/c"]), st.binary(max_size=40), min_size=1)
+trees = st.dictionaries(
+    st.sampled_from(["a", "b", "data/a", "data/b", "data/c"]), st.binary(max_size=40), min_size=1
+)
 
 
 @given(st.none() | trees, trees, st.integers(0, 30), st.lists(st.integers(0, 12), max_size=1))
@@ -173,7 +175,9 @@ def test_sigkill_at_random_moments(tmp_path, kills):
         assert run.problem("load") is None
         version = run.record("load")["metrics"]["version"]
         assert version in (last, last + 1)
-        assert files_of(run.path("load")) == {name: str(version).encode() * 20_000 for name in "abc"}
+        assert files_of(run.path("load")) == {
+            name: str(version).encode() * 20_000 for name in "abc"
+        }
 
 
 def refusal(folder, step, **parameters):
@@ -199,7 +203,9 @@ def test_a_missing_step_is_named_with_its_command(tmp_path, step, done):
         make(tmp_path, name)
     missing = ("load", "preprocess")[done]
     message = refusal(tmp_path, step)
-    assert f"{missing!r} has not been done" in message and command_in(message) == run_from(tmp_path, missing)
+    assert f"{missing!r} has not been done" in message and command_in(message) == run_from(
+        tmp_path, missing
+    )
 
 
 @pytest.mark.parametrize("step", ["chunk", "train", "evaluate"])
@@ -247,7 +253,9 @@ def test_the_command_works_where_the_folder_has_a_space(tmp_path):
 
 
 @pytest.mark.parametrize("where", [".", "notebooks", "elsewhere"])
-def test_relative_paths_start_at_the_projects_folder_wherever_the_process_is(project, monkeypatch, where):
+def test_relative_paths_start_at_the_projects_folder_wherever_the_process_is(
+    project, monkeypatch, where
+):
     (project / where).mkdir(exist_ok=True)
     monkeypatch.chdir(project / where)
     run = Run("runs/a")
@@ -260,15 +268,22 @@ def test_relative_paths_start_at_the_projects_folder_wherever_the_process_is(pro
 
 def test_the_home_and_the_name_of_nobody(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert resolve("~/a") == tmp_path / "a" and resolve("~nobody-of-this-name/a").parent.parent == module.PROJECT
+    assert (
+        resolve("~/a") == tmp_path / "a"
+        and resolve("~nobody-of-this-name/a").parent.parent == module.PROJECT
+    )
 
 
-@pytest.mark.parametrize(("kind", "name"), [("dataset", "mine.jsonl"), ("dataset", "mine"), ("model", "mine")])
+@pytest.mark.parametrize(
+    ("kind", "name"), [("dataset", "mine.jsonl"), ("dataset", "mine"), ("model", "mine")]
+)
 def test_a_file_beside_the_caller_is_named_as_it_has_to_be_given(project, monkeypatch, kind, name):
     (project / "elsewhere").mkdir()
     monkeypatch.chdir(project / "elsewhere")
     Path(name).touch()
-    with pytest.raises(UserError, match=f"{kind} is '{name}': relative paths start at the project's folder") as caught:
+    with pytest.raises(
+        UserError, match=f"{kind} is '{name}': relative paths start at the project's folder"
+    ) as caught:
         obtain(kind, name)
     assert f"'elsewhere/{name}'" in str(caught.value)
 
@@ -289,7 +304,11 @@ def test_a_record_of_a_newer_format_is_refused(three):
     newer = module.FORMAT + 1
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": newer}))
     message = refusal(three, "preprocess")
-    assert f"format {newer}" in message and f"up to {module.FORMAT}" in message and "step.json" in message
+    assert (
+        f"format {newer}" in message
+        and f"up to {module.FORMAT}" in message
+        and "step.json" in message
+    )
 
 
 @pytest.mark.parametrize("below", ["file", "file/run"])
@@ -348,7 +367,9 @@ def test_not_done_when_an_input_was_made_anew(done):
 def copy(tmp_path, monkeypatch):
     """A copy of the notebooks and the package, whose code is the one that is looked at."""
     shutil.copytree(module.PROJECT / "notebooks", tmp_path / "notebooks")
-    shutil.copytree(module.PROJECT / "helpers", tmp_path / "helpers", ignore=shutil.ignore_patterns("assets"))
+    shutil.copytree(
+        module.PROJECT / "helpers", tmp_path / "helpers", ignore=shutil.ignore_patterns("assets")
+    )
     monkeypatch.setattr("helpers.runs.code.PROJECT", tmp_path)
     return tmp_path
 
@@ -372,11 +393,29 @@ def edit_cell(path, which, text="\nmore = 1"):
 
 def test_the_code_of_a_step_is_what_it_executes(copy):
     helpers = copy / "helpers"
-    assert stale_after(append(helpers / "data.py")) == [*STEPS]  # texts, of which the models' module speaks too
+    assert stale_after(append(helpers / "data.py")) == [
+        *STEPS
+    ]  # texts, of which the models' module speaks too
     assert stale_after(append(helpers / "trainer.py")) == ["train"]
     assert stale_after(append(helpers / "watch.py")) == ["train"]  # imported by trainer.py
-    assert stale_after(append(helpers / "packing.py")) == ["chunk", "train", "evaluate", "infer"]  # by a function
-    for name in ("console", "report", "batch", "sweep", "comparison", "launch", "plan", "execution", "__main__", "run"):
+    assert stale_after(append(helpers / "packing.py")) == [
+        "chunk",
+        "train",
+        "evaluate",
+        "infer",
+    ]  # by a function
+    for name in (
+        "console",
+        "report",
+        "batch",
+        "sweep",
+        "comparison",
+        "launch",
+        "plan",
+        "execution",
+        "__main__",
+        "run",
+    ):
         assert stale_after(append(helpers / f"{name}.py")) == [], name
 
 
@@ -385,7 +424,9 @@ def test_of_a_notebook_the_code_cells_count_but_for_the_parameters(copy):
     parameters = lambda cell: "parameters" in cell.metadata.get("tags", [])  # noqa: E731
     assert stale_after(lambda: edit_cell(path, lambda c: c.cell_type == "markdown")) == []
     assert stale_after(lambda: edit_cell(path, parameters)) == []  # a record has their values
-    assert stale_after(lambda: edit_cell(path, lambda c: c.cell_type == "code" and not parameters(c))) == ["chunk"]
+    assert stale_after(
+        lambda: edit_cell(path, lambda c: c.cell_type == "code" and not parameters(c))
+    ) == ["chunk"]
 
 
 def test_imports_lead_through_packages_and_lines_of_ipython(copy):
@@ -394,19 +435,32 @@ def test_imports_lead_through_packages_and_lines_of_ipython(copy):
     (wing / "__init__.py").write_text("from . import near\n")
     (wing / "near.py").write_text("def f():\n    from .deep.far import g\n")
     (wing / "deep" / "__init__.py").touch()
-    (wing / "deep" / "far.py").write_text("from ...helpers_of_others import x\nfrom ..beside import y\n")
+    (wing / "deep" / "far.py").write_text(
+        "from ...helpers_of_others import x\nfrom ..beside import y\n"
+    )
     (wing / "beside.py").write_text("import helpers.absolute\n")
     (copy / "helpers" / "absolute.py").touch()
     (wing / "unused.py").touch()
     path = copy / "notebooks" / "06_infer.ipynb"
-    edit_cell(path, lambda c: "playground" in c.source and c.cell_type == "code", "\n%time 1\nfrom helpers import wing")
+    edit_cell(
+        path,
+        lambda c: "playground" in c.source and c.cell_type == "code",
+        "\n%time 1\nfrom helpers import wing",
+    )
     for name in ("wing/__init__", "wing/near", "wing/deep/far", "wing/beside", "absolute"):
         assert stale_after(append(copy / "helpers" / f"{name}.py")) == ["infer"], name
     assert stale_after(append(wing / "unused.py")) == []
 
 
 def test_metrics_are_those_of_fresh_steps(three):
-    names = {"of_load", "of_preprocess", "of_chunk", "seconds_load", "seconds_preprocess", "seconds_chunk"}
+    names = {
+        "of_load",
+        "of_preprocess",
+        "of_chunk",
+        "seconds_load",
+        "seconds_preprocess",
+        "seconds_chunk",
+    }
     assert set(json.loads((three / "metrics.json").read_text())) == names
     make(three, "load", {"content": b"other"}, {"of_load": 2})
     metrics = json.loads((three / "metrics.json").read_text())
@@ -421,9 +475,7 @@ def test_the_record_says_how_and_nothing_about_the_machine(project, tmp_path, mo
     for step in ("load", "preprocess"):
         text = (Run("run").path(step) / "step.json").read_text()
         record = json.loads(text)
-        expected = (
-            "format step parameters sources inputs fingerprint code metrics seconds peak_memory_mb device versions"
-        )
+        expected = "format step parameters sources inputs fingerprint code metrics seconds peak_memory_mb device versions"
         assert set(record) == set(expected.split())
         assert not re.search(r'"(/|~|[A-Z]:\\)', text)
         for private in ("canary", "someone", str(tmp_path), str(module.PROJECT)):
@@ -438,7 +490,9 @@ def test_a_moved_run_folder_still_opens(three, tmp_path):
     assert begin("train", str(run.folder)).inputs["chunk"] == run.path("chunk")
 
 
-@pytest.mark.parametrize(("cell", "name"), [("sed = 3", "seed"), ("seed = 3\ntext_colum = 'a'", "text_column")])
+@pytest.mark.parametrize(
+    ("cell", "name"), [("sed = 3", "seed"), ("seed = 3\ntext_colum = 'a'", "text_column")]
+)
 def test_an_unknown_injected_parameter_is_refused(tmp_path, monkeypatch, cell, name):
     values = {"seed": 3, "sed": 3, "text_colum": "a", "run_dir": str(tmp_path)}
     cells = ["", "seed: int = 1", f"# Parameters\nrun_dir = 'x'\n{cell}\n", "begin(...)"]
@@ -452,11 +506,20 @@ def test_an_unknown_injected_parameter_is_refused(tmp_path, monkeypatch, cell, n
 
 
 def test_papermill_injects_an_unknown_parameter_and_begin_refuses_it(tmp_path):
-    cell = nbformat.v4.new_code_cell("seed: int = 1\nrun_dir: str = 'run'", metadata={"tags": ["parameters"]})
-    work = nbformat.v4.new_code_cell("from helpers.runs.folder import begin\nbegin('load', run_dir, seed=seed)")
+    cell = nbformat.v4.new_code_cell(
+        "seed: int = 1\nrun_dir: str = 'run'", metadata={"tags": ["parameters"]}
+    )
+    work = nbformat.v4.new_code_cell(
+        "from helpers.runs.folder import begin\nbegin('load', run_dir, seed=seed)"
+    )
     nbformat.write(nbformat.v4.new_notebook(cells=[cell, work]), tmp_path / "tiny.ipynb")
     injected = {"sede": 3, "run_dir": str(tmp_path / "run")}
-    how = {"kernel_name": "python3", "language": "python", "progress_bar": False, "cwd": module.PROJECT}
+    how = {
+        "kernel_name": "python3",
+        "language": "python",
+        "progress_bar": False,
+        "cwd": module.PROJECT,
+    }
     with pytest.raises(papermill.PapermillExecutionError) as caught:
         papermill.execute_notebook(tmp_path / "tiny.ipynb", None, injected, **how)
     assert caught.value.ename == "ParameterError"
@@ -496,27 +559,42 @@ def tree(folder):
 
 def test_reading_a_run_writes_nothing(three, tmp_path):
     assert Run(tmp_path / "none").record("load") is None and not (tmp_path / "none").exists()
-    os.rename(three / "01_load", three / ".01_load.old")  # as a kill between the two renames leaves it
+    os.rename(
+        three / "01_load", three / ".01_load.old"
+    )  # as a kill between the two renames leaves it
     before, run = tree(three), Run(three)
-    assert run.problem("chunk") is None and run.is_done("load", {}) and run.record("load")["step"] == "load"
+    assert (
+        run.problem("chunk") is None
+        and run.is_done("load", {})
+        and run.record("load")["step"] == "load"
+    )
     assert files_of(run.path("load")) == {"content": b"load"} and tree(three) == before
     begin("load", str(three))
-    assert (three / "01_load" / "content").read_bytes() == b"load" and not (three / ".01_load.old").exists()
+    assert (three / "01_load" / "content").read_bytes() == b"load" and not (
+        three / ".01_load.old"
+    ).exists()
 
 
-def test_reading_in_the_middle_of_a_publication_sees_the_old_artifact_and_disturbs_nothing(three, monkeypatch):
+def test_reading_in_the_middle_of_a_publication_sees_the_old_artifact_and_disturbs_nothing(
+    three, monkeypatch
+):
     found, rename = [], os.rename
 
     def and_look(source, target):
         rename(source, target)
         run = Run(three)
-        found.append((run.record("load")["metrics"], run.problem("load"), files_of(run.path("load"))))
+        found.append(
+            (run.record("load")["metrics"], run.problem("load"), files_of(run.path("load")))
+        )
 
     step = begin("load", str(three))
     (step.path / "content").write_bytes(b"new")
     monkeypatch.setattr(os, "rename", and_look)
     step.finish(version=2)
-    assert found == [({"of_load": 1}, None, {"content": b"load"}), ({"version": 2}, None, {"content": b"new"})]
+    assert found == [
+        ({"of_load": 1}, None, {"content": b"load"}),
+        ({"version": 2}, None, {"content": b"new"}),
+    ]
 
 
 HOLDER = """
@@ -553,13 +631,19 @@ def holder(folder, *more):
 
 def test_a_second_process_that_begins_a_step_is_told_who_is_at_it(three):
     with holder(three) as other:
-        with pytest.raises(RunError, match=f"process {other.pid} on .* is at its step 'load'; .*shut its kernel down"):
+        with pytest.raises(
+            RunError,
+            match=f"process {other.pid} on .* is at its step 'load'; .*shut its kernel down",
+        ):
             begin("load", str(three), seed=2)
         begin("preprocess", str(three)).finish()  # another step
         other.stdin.write("\n")
         other.stdin.flush()
         assert other.stdout.readline() == "finished\n"
-        assert Run(three).record("load")["metrics"] == {"by": "the other"} and Run(three).problem("load") is None
+        assert (
+            Run(three).record("load")["metrics"] == {"by": "the other"}
+            and Run(three).problem("load") is None
+        )
         begin("load", str(three), seed=2)
 
 
@@ -606,7 +690,9 @@ def test_to_begin_again_gives_the_earlier_attempt_up(three):
 def test_a_step_is_finished_once(three):
     step = make(three, "chunk")
     for use in (step.finish, lambda: step.path, lambda: step.unfinished):
-        with pytest.raises(RunError, match="chunk is finished already: for another attempt, .*`begin`"):
+        with pytest.raises(
+            RunError, match="chunk is finished already: for another attempt, .*`begin`"
+        ):
             use()
 
 
@@ -619,7 +705,9 @@ def test_what_has_changed_since_begin_is_not_recorded_as_if_it_had_not(project, 
     step = begin("chunk", str(three))
     EDITS["edited"](three / "02_preprocess")
     record = json.loads((three / "02_preprocess" / "step.json").read_text())
-    (three / "02_preprocess" / "step.json").write_text(json.dumps(record | {"fingerprint": "of another attempt"}))
+    (three / "02_preprocess" / "step.json").write_text(
+        json.dumps(record | {"fingerprint": "of another attempt"})
+    )
     with pytest.raises(RunError, match="step 'preprocess' has changed since `begin`"):
         step.finish()
 
@@ -635,7 +723,9 @@ def test_code_that_changes_while_a_step_runs_makes_it_be_done_again(three, copy)
 def hashed(monkeypatch):
     """The files whose contents are hashed."""
     found, digest = [], hashlib.file_digest
-    monkeypatch.setattr(hashlib, "file_digest", lambda file, *how: (found.append(file.name), digest(file, *how))[1])
+    monkeypatch.setattr(
+        hashlib, "file_digest", lambda file, *how: (found.append(file.name), digest(file, *how))[1]
+    )
     return found
 
 
@@ -666,7 +756,10 @@ def test_to_finish_a_step_hashes_nothing_again_but_what_it_has_written(three, ha
     make(three, "preprocess")
     del hashed[:]
     make(three, "chunk")
-    assert [Path(name).parent.name for name in hashed if "preprocess" not in name] == [".03_chunk.partial", "03_chunk"]
+    assert [Path(name).parent.name for name in hashed if "preprocess" not in name] == [
+        ".03_chunk.partial",
+        "03_chunk",
+    ]
     assert len(hashed) <= 4
 
 
@@ -689,4 +782,6 @@ def test_data_may_be_called_as_a_record_is(three, project):
     (project / "step.json").write_text("1")
     found = sources({"dataset": "step.json", "model": "."})
     (project / "step.json").write_text("2")
-    assert all(sources({"dataset": "step.json", "model": "."})[kind] != found[kind] for kind in found)
+    assert all(
+        sources({"dataset": "step.json", "model": "."})[kind] != found[kind] for kind in found
+    )

@@ -46,7 +46,10 @@ def test_every_code_cell_is_one_for_run_all(step):
 @pytest.mark.full
 def test_the_first_three_take_a_time_that_grows_no_faster_than_the_text(tmp_path):
     """What is quadratic in the guide is shown on a sample; near-duplicates too are found in time."""
-    words, seconds = ["the", "water", "of", "a", "cold", "river", "runs", "to", "sea", "at", "last", "too"], []
+    words, seconds = (
+        ["the", "water", "of", "a", "cold", "river", "runs", "to", "sea", "at", "last", "too"],
+        [],
+    )
     for count in (2_000, 20_000):
         draw = random.Random(0)
         texts = (" ".join([*draw.choices(words, k=60), *words]) for _ in range(count))
@@ -54,8 +57,19 @@ def test_the_first_three_take_a_time_that_grows_no_faster_than_the_text(tmp_path
         data.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
         for step in ("load", "preprocess", "chunk"):
             own = ["-p", "dataset", data, "-p", "text_column", "text"] if step == "load" else []
-            command = [sys.executable, "-m", "papermill", path_of(step), tmp_path / "out.ipynb", "-p", "run_dir", run]
-            subprocess.run([*command, *own], cwd=PROJECT, check=True, capture_output=True, timeout=600)
+            command = [
+                sys.executable,
+                "-m",
+                "papermill",
+                path_of(step),
+                tmp_path / "out.ipynb",
+                "-p",
+                "run_dir",
+                run,
+            ]
+            subprocess.run(
+                [*command, *own], cwd=PROJECT, check=True, capture_output=True, timeout=600
+            )
         records = [json.loads(path.read_text()) for path in sorted(run.glob("*/step.json"))]
         seconds.append(sum(record["seconds"] for record in records))
     assert records[0]["metrics"]["examples_train"] > 15_000
@@ -72,9 +86,15 @@ def copy_of_project(tmp_path):
     shutil.copytree(PROJECT / "notebooks", tmp_path / "notebooks")
 
     def python(*arguments):
-        environment = {**os.environ, "PYTHONPATH": str(tmp_path), "GIT_CEILING_DIRECTORIES": str(tmp_path.parent)}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(tmp_path),
+            "GIT_CEILING_DIRECTORIES": str(tmp_path.parent),
+        }
         command = [sys.executable, *arguments]
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100)
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100
+        )
 
     return tmp_path / "notebooks", python
 
@@ -94,10 +114,15 @@ def test_an_edited_default_changes_no_run_and_is_said(copy_of_project):
     edit(notebooks / "03_chunk.ipynb", "block_size: int = 128", "block_size: int = 64")
     edit(notebooks / "06_infer.ipynb", "top_k: int = 50", "top_k: int = fifty")
     assert python("-c", EDITED).stdout == "['03_chunk.ipynb', '06_infer.ipynb']\n"
-    shown = python("-c", "from helpers.runs.profiles import plan; print(plan('tiny')['chunk']['block_size'])")
+    shown = python(
+        "-c", "from helpers.runs.profiles import plan; print(plan('tiny')['chunk']['block_size'])"
+    )
     assert shown.stdout == "128\n"
     done = python("-m", "helpers", "run", "-p", "load.dataset=missing.jsonl")
-    assert "notebooks/03_chunk.ipynb is not as it was committed" in done.stdout and "missing.jsonl" in done.stderr
+    assert (
+        "notebooks/03_chunk.ipynb is not as it was committed" in done.stdout
+        and "missing.jsonl" in done.stderr
+    )
 
 
 def test_edited_code_is_said_where_git_knows_it_and_outputs_are_not(copy_of_project):
@@ -115,7 +140,9 @@ def test_the_package_without_its_notebooks_is_a_library(copy_of_project):
     shutil.rmtree(notebooks)
     for command in (["run"], ["train"], ["prefetch"]):
         done = python("-m", "helpers", *command)
-        assert done.returncode == 1 and done.stderr.startswith("The notebooks are not beside the package helpers")
+        assert done.returncode == 1 and done.stderr.startswith(
+            "The notebooks are not beside the package helpers"
+        )
         assert done.stderr.count("\n") == 1 and "pip install -e ." in done.stderr
     assert python("-c", "from helpers.runs.folder import begin; begin('load', 'x')").returncode == 0
 
@@ -144,19 +171,29 @@ FLAWS = {
     "from top to bottom": [PARAMETERS, new_code_cell("1", execution_count=7)],
     "depends on the machine": [
         PARAMETERS,
-        new_code_cell("1", execution_count=2, outputs=[new_output("stream", text="in /home/someone/x")]),
+        new_code_cell(
+            "1", execution_count=2, outputs=[new_output("stream", text="in /home/someone/x")]
+        ),
     ],
     "alt text": [
         PARAMETERS,
-        new_code_cell("1", execution_count=2, outputs=[new_output("display_data", {"image/png": "aGk="})]),
+        new_code_cell(
+            "1", execution_count=2, outputs=[new_output("display_data", {"image/png": "aGk="})]
+        ),
     ],
     "ends with an error": [
         PARAMETERS,
-        new_code_cell("1", execution_count=2, outputs=[new_output("error", ename="E", evalue="e", traceback=[])]),
+        new_code_cell(
+            "1",
+            execution_count=2,
+            outputs=[new_output("error", ename="E", evalue="e", traceback=[])],
+        ),
     ],
     "stderr": [
         PARAMETERS,
-        new_code_cell("1", execution_count=2, outputs=[new_output("stream", name="stderr", text="w")]),
+        new_code_cell(
+            "1", execution_count=2, outputs=[new_output("stream", name="stderr", text="w")]
+        ),
     ],
 }
 
@@ -169,11 +206,17 @@ def test_a_flaw_is_found(tmp_path, flaw):
 
 
 def test_cleaning_takes_away_what_an_execution_leaves():
-    widget = new_output("display_data", {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "Box()"})
+    widget = new_output(
+        "display_data", {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "Box()"}
+    )
     kept = new_output("execute_result", {"text/plain": "1"}, execution_count=9)
     cells = [
         new_code_cell("a = 2", metadata={"tags": ["injected-parameters"]}),
-        new_code_cell("a", execution_count=9, outputs=[kept, widget, new_output("stream", name="stderr", text="w")]),
+        new_code_cell(
+            "a",
+            execution_count=9,
+            outputs=[kept, widget, new_output("stream", name="stderr", text="w")],
+        ),
         new_markdown_cell("b", metadata={"papermill": {"duration": 1}}),
     ]
     notebook = clean(new_notebook(cells=cells, metadata={"papermill": {"input_path": "here"}}))
@@ -187,7 +230,9 @@ def test_cleaning_joins_what_was_printed_in_pieces():
     """The same prints reach the notebook cut in one way or another; the committed file must not depend on it."""
     texts = ("a\n", "b\n", None, "a\n", "b\n")
     display = new_output("display_data", {"text/plain": "1"})
-    cell = new_code_cell("1", outputs=[new_output("stream", text=text) if text else display for text in texts])
+    cell = new_code_cell(
+        "1", outputs=[new_output("stream", text=text) if text else display for text in texts]
+    )
     outputs = clean(new_notebook(cells=[cell])).cells[0].outputs
     assert [o.get("text") for o in outputs] == ["a\nb\n", None, "a\nb\n"]
 
@@ -196,9 +241,22 @@ def run_cells(folder, *sources, tags=()):
     """The outcome that nbval with the plugin reports for a notebook of these cells."""
     cells = [new_code_cell(s, metadata={"tags": list(tags)}) for s in sources]
     nbformat.write(new_notebook(cells=cells), folder / "x.ipynb")
-    command = [sys.executable, "-m", "pytest", "-q", "--rootdir", str(PROJECT), "-c", str(PROJECT / "pyproject.toml")]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "--rootdir",
+        str(PROJECT),
+        "-c",
+        str(PROJECT / "pyproject.toml"),
+    ]
     return subprocess.run(
-        [*command, str(folder / "x.ipynb")], cwd=PROJECT, capture_output=True, text=True, timeout=100
+        [*command, str(folder / "x.ipynb")],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=100,
     ).stdout
 
 

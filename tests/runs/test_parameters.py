@@ -19,7 +19,12 @@ SEED = (int, (-1, 2**32), (0, 2**32 - 1), ("whole number", "between 0 and"))
 TEXT = (str, ("", "  ", "\n"), ("a", "ü", "42"), ("text", "not empty"))
 SWITCH = (bool, (), (True, False), ("true or false",))
 SIZE = (int, (0, -1), (1, 4), ("whole number", "1"))
-DTYPE = (str, ("", "float16"), ("auto", "float32", "bfloat16"), ("'auto'", "'float32'", "'bfloat16'"))
+DTYPE = (
+    str,
+    ("", "float16"),
+    ("auto", "float32", "bfloat16"),
+    ("'auto'", "'float32'", "'bfloat16'"),
+)
 MODEL = TEXT
 # kind, values to refuse, values to accept, what the message must hold
 OPTIONAL = (str, (), ("", "a b"), ("a text",))
@@ -29,7 +34,12 @@ EXPECTED = {
         "configuration": OPTIONAL,
         "split": TEXT,
         "text_column": TEXT,
-        "test_size": (float, (0, 1, 0.0, 1.0, -0.1, 1.5, 2), (1e-9, 0.2, 0.999), ("between 0 and 1", "excluded")),
+        "test_size": (
+            float,
+            (0, 1, 0.0, 1.0, -0.1, 1.5, 2),
+            (1e-9, 0.2, 0.999),
+            ("between 0 and 1", "excluded"),
+        ),
         "group_near_duplicates": SWITCH,
         "seed": SEED,
     },
@@ -40,8 +50,18 @@ EXPECTED = {
     },
     "chunk": {
         "block_size": (int, (1, 0, -8), (2, 128, 10**6), ("whole number", "2")),
-        "strategy": (str, ("", "both", "Concat"), ("concat", "pack", "document"), ("'concat'", "'pack'", "'document'")),
-        "remainder": (str, ("", "lose", "Drop"), ("keep", "pad", "drop"), ("'keep'", "'pad'", "'drop'")),
+        "strategy": (
+            str,
+            ("", "both", "Concat"),
+            ("concat", "pack", "document"),
+            ("'concat'", "'pack'", "'document'"),
+        ),
+        "remainder": (
+            str,
+            ("", "lose", "Drop"),
+            ("keep", "pad", "drop"),
+            ("'keep'", "'pad'", "'drop'"),
+        ),
         "overlap": (int, (-1,), (0, 16), ("whole number", "0")),
         "seed": SEED,
     },
@@ -52,12 +72,22 @@ EXPECTED = {
         "num_train_epochs": (float, (0, -1), (0.5, 3), ("greater than 0",)),
         "per_device_train_batch_size": SIZE,
         "gradient_accumulation_steps": SIZE,
-        "lr_scheduler_type": (str, ("", "linaer", "cosine_with_min_lr"), SCHEDULES, tuple(map(repr, SCHEDULES))),
+        "lr_scheduler_type": (
+            str,
+            ("", "linaer", "cosine_with_min_lr"),
+            SCHEDULES,
+            tuple(map(repr, SCHEDULES)),
+        ),
         "warmup_ratio": (float, (-0.1, 1.5, 100), (0, 0.1, 1), ("between 0 and 1",)),
         "early_stopping_patience": (int, (-1,), (0, 3), ("whole number", "0")),
         "lora_rank": (int, (-1,), (0, 8), ("whole number", "0")),
         **dict.fromkeys(("merge_lora", "gradient_checkpointing", "torch_compile", "fsdp"), SWITCH),
-        "report_to": (str, ("", "wandb"), ("none", "tensorboard", "trackio"), ("'none'", "'tensorboard'", "'trackio'")),
+        "report_to": (
+            str,
+            ("", "wandb"),
+            ("none", "tensorboard", "trackio"),
+            ("'none'", "'tensorboard'", "'trackio'"),
+        ),
         "sample_prompt": TEXT,
         "compute_dtype": DTYPE,
         "seed": SEED,
@@ -138,7 +168,9 @@ def test_the_bounds_in_a_refusal_are_the_true_ones(where, value):
         assert accepted == value and math.isfinite(value)
     except ParameterError as error:
         needed = str(error).partition(": ")[2]
-        bounds = [float(b) for b in re.findall(r"-?\d+(?:\.\d+)?(?:e[+-]\d+)?", needed.replace(",", ""))]
+        bounds = [
+            float(b) for b in re.findall(r"-?\d+(?:\.\d+)?(?:e[+-]\d+)?", needed.replace(",", ""))
+        ]
         outside = value < bounds[0] or value > bounds[-1] if len(bounds) == 2 else value < bounds[0]
         on_open_bound = value in bounds and ("excluded" in needed or "greater" in needed)
         of_wrong_type = "whole" in needed and type(value) is float
@@ -202,7 +234,9 @@ def test_values_as_typed(text, value):
 
 
 @pytest.mark.parametrize(
-    "text", ["2026-13-45", "1" * 5000, "1:30", "null"], ids=["no-date", "too-many-digits", "time", "null"]
+    "text",
+    ["2026-13-45", "1" * 5000, "1:30", "null"],
+    ids=["no-date", "too-many-digits", "time", "null"],
 )
 def test_what_looks_like_a_value_and_is_none_is_a_text(text):
     assert parse_value(text) == text
@@ -214,7 +248,9 @@ def test_what_looks_like_a_value_and_is_none_is_a_text(text):
 @example(-0.0)
 def test_floats_come_back_from_their_text(value):
     back = parse_value(repr(value))
-    assert type(back) is float and back == value and math.copysign(1, back) == math.copysign(1, value)
+    assert (
+        type(back) is float and back == value and math.copysign(1, back) == math.copysign(1, value)
+    )
 
 
 @given(st.integers())
@@ -236,7 +272,9 @@ def test_the_parameter_cell_of_a_notebook_is_the_table_and_run_dir(step):
     assert isinstance(run_dir, str) and run_dir == defaults(path_of("load"))["run_dir"]
     assert given_ == {name: rule.default for name, rule in RULES[step].items()}
     checked = check_parameters(step, given_)
-    assert checked == given_ and {n: type(v) for n, v in checked.items()} == {n: type(v) for n, v in given_.items()}
+    assert checked == given_ and {n: type(v) for n, v in checked.items()} == {
+        n: type(v) for n, v in given_.items()
+    }
 
 
 @pytest.mark.parametrize("step", STEPS)

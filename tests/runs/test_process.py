@@ -42,17 +42,26 @@ def descendants():
 
 def test_one_that_ends_well(notebook, tmp_path):
     outcome = notebook("x = 1", "print(x + 1)")
-    assert (outcome.status, outcome.message) == ("ok", "") and outcome.peak_memory_mb > 10 and outcome.seconds > 0
+    assert (
+        (outcome.status, outcome.message) == ("ok", "")
+        and outcome.peak_memory_mb > 10
+        and outcome.seconds > 0
+    )
     assert nbformat.read(tmp_path / "out.ipynb", as_version=4).cells[1].outputs[0].text == "2\n"
     assert descendants() == set()
 
 
 def test_one_that_fails_says_with_what(notebook):
     outcome = notebook("1 / 0")
-    assert outcome.status == "failed" and "load failed: ZeroDivisionError: division by zero" in outcome.message
+    assert (
+        outcome.status == "failed"
+        and "load failed: ZeroDivisionError: division by zero" in outcome.message
+    )
 
 
-@pytest.mark.parametrize("cell", ["import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "import os; os._exit(3)"])
+@pytest.mark.parametrize(
+    "cell", ["import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "import os; os._exit(3)"]
+)
 def test_a_kernel_that_is_killed_is_noticed(notebook, cell):
     outcome = notebook("import time; x = b'1' * 10**8; time.sleep(1)", cell)
     assert outcome.status == "kernel died" and outcome.seconds < 30
@@ -153,17 +162,27 @@ def test_progress_is_shown_and_no_connection_file_is_left(notebook, tmp_path):
     assert shown and shown[-1]["done"] == 2 and shown[-1]["note"] == "so"
     notebook("from ipykernel import get_connection_file as f; print(open(f()).read()[0], f())")
     said = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells[0].outputs[0].text.split()
-    assert said[0] == "{" and not os.path.exists(os.path.dirname(said[1])) and "clm-notebooks-" in said[1]
+    assert (
+        said[0] == "{"
+        and not os.path.exists(os.path.dirname(said[1]))
+        and "clm-notebooks-" in said[1]
+    )
 
 
 def test_an_output_that_cannot_be_written_is_said(notebook):
     outcome = notebook("1", output="missing/out.ipynb")
-    assert outcome.status == "failed" and "could not be written (No such file or directory)" in outcome.message
+    assert (
+        outcome.status == "failed"
+        and "could not be written (No such file or directory)" in outcome.message
+    )
 
 
 def test_braces_in_a_path_are_no_parameters(notebook, tmp_path):
     (tmp_path / "{x}").mkdir()
-    assert notebook("1", output="{x}/{0}.ipynb").status == "ok" and (tmp_path / "{x}" / "{0}.ipynb").exists()
+    assert (
+        notebook("1", output="{x}/{0}.ipynb").status == "ok"
+        and (tmp_path / "{x}" / "{0}.ipynb").exists()
+    )
 
 
 RELUCTANT = """
@@ -179,7 +198,12 @@ RUN = "import sys; from helpers.runs.run import *; from helpers.runs.profiles im
 
 def running(folder, *command, **variables):
     """Start a runner, and wait until it has a kernel; it and all that it has started."""
-    environment = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{PROJECT}", "TMPDIR": str(folder), **variables}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{folder}{os.pathsep}{PROJECT}",
+        "TMPDIR": str(folder),
+        **variables,
+    }
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     runner = subprocess.Popen([sys.executable, *command], cwd=folder, env=environment, **pipes)
     family, until = [], time.monotonic() + 60
@@ -232,10 +256,13 @@ def until_it_is_there(path):
 
 
 @pytest.mark.parametrize(
-    ("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129), pytest.param("SIGINT", 130, marks=pytest.mark.full)]
+    ("name", "code"),
+    [("SIGTERM", 143), ("SIGHUP", 129), pytest.param("SIGINT", 130, marks=pytest.mark.full)],
 )
 def test_a_signal_to_the_runner_lets_the_kernel_save(slow, name, code):
-    ignored = "signal.signal(2, signal.SIG_IGN); " if name == "SIGTERM" else ""  # as in a script's background
+    ignored = (
+        "signal.signal(2, signal.SIG_IGN); " if name == "SIGTERM" else ""
+    )  # as in a script's background
     start = f"import signal, helpers.__main__ as m; {ignored}m.main()"
     runner, family = running(slow, "-c", start, "run", "--run-dir", str(slow / "run"))
     until_it_is_there(slow / "began")
@@ -250,7 +277,10 @@ def test_a_signal_to_the_runner_lets_the_kernel_save(slow, name, code):
     assert said == "Interrupted; what was done stays, and the same command goes on from there.\n"
     record = json.loads((slow / "run" / "run.json").read_text())
     by = "" if name == "SIGINT" else f" by {name}"
-    assert (record["status"], record["message"]) == ("interrupted", f"load: it was interrupted{by}.")
+    assert (record["status"], record["message"]) == (
+        "interrupted",
+        f"load: it was interrupted{by}.",
+    )
     assert [p.name for p in (slow / "run").glob("*.ipynb")] == ["01_load.failed.ipynb"]
     assert not psutil.wait_procs(family, timeout=10)[1]
 
@@ -264,7 +294,9 @@ def test_a_terminal_that_closes_lets_the_kernel_save(slow):
     if pid == 0:
         os.chdir(slow)
         os.environ["PYTHONPATH"] = f"{slow}{os.pathsep}{PROJECT}"
-        os.execv(sys.executable, [sys.executable, "-m", "helpers", "run", "--run-dir", str(slow / "run")])
+        os.execv(
+            sys.executable, [sys.executable, "-m", "helpers", "run", "--run-dir", str(slow / "run")]
+        )
     until_it_is_there(slow / "began")
     os.close(terminal)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 129

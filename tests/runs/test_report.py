@@ -20,7 +20,11 @@ from helpers.runs.report import write_comparison, write_report
 HOSTILE = "<i>&\"'|# a"
 BOTH = ("base", "finetuned")
 NUMBERS = {
-    **{f"{name}_{model}": 2.0 for name in ("perplexity", "low", "high", "bits_per_byte") for model in BOTH},
+    **{
+        f"{name}_{model}": 2.0
+        for name in ("perplexity", "low", "high", "bits_per_byte")
+        for model in BOTH
+    },
     **{f"perplexity_ratio{end}": 0.5 for end in ("", "_low", "_high")},
     "share_of_documents_better": 0.9,
     "tokens_rolling": 1000,
@@ -35,7 +39,9 @@ HISTORY = [{"step": 1, "train_loss": 2.0}, {"step": 1, "test_loss": 2.0}]
 FILES = {
     "train": {"losses.json": json.dumps({"base_loss": 3.0, "history": HISTORY})},
     "evaluate": {
-        "perplexity.json": json.dumps([{"model": HOSTILE, "perplexity": 2.0, "tokens": 1000, "low": None}]),
+        "perplexity.json": json.dumps(
+            [{"model": HOSTILE, "perplexity": 2.0, "tokens": 1000, "low": None}]
+        ),
         "heat_maps.html": heat_map("a b", [(0, 1), (2, 3)], {HOSTILE: [1.0, 2.0]}).data,
     },
     "infer": {"texts.json": json.dumps([{"model": HOSTILE, "text": HOSTILE}])},
@@ -74,7 +80,9 @@ def test_links_lead_to_what_they_name(run, tmp_path):
     pages = [write_report(Run(run)), write_comparison(table, "", [run], tmp_path / "c.html")]
     for path in pages:
         page = BeautifulSoup(path.read_text(), "html.parser")
-        links = [unquote(link["href"].partition("#")[0].partition("?")[0]) for link in page.find_all("a")]
+        links = [
+            unquote(link["href"].partition("#")[0].partition("?")[0]) for link in page.find_all("a")
+        ]
         (run / "01_load" / "01_load.ipynb").touch()
         assert links and (path.parent / links[0]).is_file()
     [figure] = page.find_all("img")
@@ -83,7 +91,9 @@ def test_links_lead_to_what_they_name(run, tmp_path):
 
 def test_a_stale_run_is_not_reported(run):
     do(run, "chunk", block_size=32)
-    with pytest.raises(UserError, match=r"step 'train' .* was made from another 'chunk'.* --from train` makes them"):
+    with pytest.raises(
+        UserError, match=r"step 'train' .* was made from another 'chunk'.* --from train` makes them"
+    ):
         write_report(Run(run))
 
 
@@ -100,7 +110,10 @@ def card(tmp_path):
     """The model card of a run with a local file and a local model."""
 
     def write(sources, **changed):
-        records = {step: {"parameters": {}, "sources": {}, "metrics": METRICS.get(step, {})} for step in NEEDS}
+        records = {
+            step: {"parameters": {}, "sources": {}, "metrics": METRICS.get(step, {})}
+            for step in NEEDS
+        }
         records["load"]["parameters"] = {
             "dataset": f"{tmp_path}/mine|2_a.jsonl",
             "split": "train",
@@ -108,7 +121,10 @@ def card(tmp_path):
         }
         records["preprocess"]["parameters"] = {"model": str(tmp_path / "net")}
         records["chunk"]["parameters"] = {"block_size": 64}
-        records["train"]["parameters"] = {"model": str(tmp_path / "net"), "sample_prompt": "a | `b`\n<i>_c_"}
+        records["train"]["parameters"] = {
+            "model": str(tmp_path / "net"),
+            "sample_prompt": "a | `b`\n<i>_c_",
+        }
         records["train"]["versions"] = {"torch": "2"}
         for step, values in changed.items():
             records[step]["parameters"] |= values
@@ -121,16 +137,25 @@ def card(tmp_path):
 def test_the_card_names_no_folder_of_this_machine(card, tmp_path):
     text = card({})
     assert str(tmp_path) not in text
-    assert ModelCard(text).data.to_dict()["model-index"][0]["name"] == "net fine-tuned on mine|2_a.jsonl"
+    assert (
+        ModelCard(text).data.to_dict()["model-index"][0]["name"]
+        == "net fine-tuned on mine|2_a.jsonl"
+    )
 
 
 def test_the_card_shows_values_as_they_are(card):
-    page = BeautifulSoup(MarkdownIt().enable("table").render(card({}).split("---\n", 2)[2]), "html.parser")
+    page = BeautifulSoup(
+        MarkdownIt().enable("table").render(card({}).split("---\n", 2)[2]), "html.parser"
+    )
     assert page.h1.text == "net fine-tuned on mine|2_a.jsonl" and not page.find_all(["i", "em"])
     rows = dict(
-        tuple(cell.text for cell in row.find_all("td")) for row in page.find_all("table")[1].tbody.find_all("tr")
+        tuple(cell.text for cell in row.find_all("td"))
+        for row in page.find_all("table")[1].tbody.find_all("tr")
     )
-    assert rows["train.sample_prompt"] == repr("a | `b`\n<i>_c_") and rows["load.dataset"] == "'mine|2_a.jsonl'"
+    assert (
+        rows["train.sample_prompt"] == repr("a | `b`\n<i>_c_")
+        and rows["load.dataset"] == "'mine|2_a.jsonl'"
+    )
     assert rows["train.model"] == rows["preprocess.model"] == "'net'"
 
 

@@ -31,7 +31,21 @@ PROFILES = sorted(path.stem for path in FOLDER.glob("*.yaml") if not path.stem.s
 
 
 WORDS = list(
-    enumerate(["apple", "bridge", "candle", "desert", "engine", "forest", "garden", "hammer", "island", "jacket"] * 4)
+    enumerate(
+        [
+            "apple",
+            "bridge",
+            "candle",
+            "desert",
+            "engine",
+            "forest",
+            "garden",
+            "hammer",
+            "island",
+            "jacket",
+        ]
+        * 4
+    )
 )
 
 
@@ -42,7 +56,9 @@ def refusal(profile="tiny", *settings):
 
 
 def plan_of_defaults():
-    return {step: {n: v for n, v in defaults(path_of(step)).items() if n != "run_dir"} for step in STEPS}
+    return {
+        step: {n: v for n, v in defaults(path_of(step)).items() if n != "run_dir"} for step in STEPS
+    }
 
 
 @pytest.fixture
@@ -79,23 +95,31 @@ def test_a_setting_without_a_step_goes_to_all_that_have_it(name):
 
 def test_a_setting_with_a_step_goes_to_that_one():
     before, after = plan("tiny"), plan("tiny", ["infer.seed=5"])
-    assert after["infer"]["seed"] == 5 and {s: after[s] for s in STEPS[:-1]} == {s: before[s] for s in STEPS[:-1]}
+    assert after["infer"]["seed"] == 5 and {s: after[s] for s in STEPS[:-1]} == {
+        s: before[s] for s in STEPS[:-1]
+    }
 
 
-@pytest.mark.parametrize("text", ["42", "true", "1e-4", "null", "a=b", "[1]", " x: y", "2026-13-45"])
+@pytest.mark.parametrize(
+    "text", ["42", "true", "1e-4", "null", "a=b", "[1]", " x: y", "2026-13-45"]
+)
 def test_text_parameters_stay_text(text):
     assert plan("tiny", [f"infer.prompt={text}"])["infer"]["prompt"] == text
 
 
 def test_number_parameters_become_numbers():
-    parameters = plan("tiny", ["train.learning_rate=1e-4", "num_train_epochs=2", "chunk.block_size=64"])
+    parameters = plan(
+        "tiny", ["train.learning_rate=1e-4", "num_train_epochs=2", "chunk.block_size=64"]
+    )
     assert parameters["train"]["learning_rate"] == 1e-4 and parameters["chunk"]["block_size"] == 64
     assert type(parameters["train"]["num_train_epochs"]) is float
 
 
 @pytest.mark.parametrize("name", PROFILES)
 def test_every_profile_gives_all_parameters(name):
-    assert {step: set(values) for step, values in plan(name).items()} == {step: set(RULES[step]) for step in STEPS}
+    assert {step: set(values) for step, values in plan(name).items()} == {
+        step: set(RULES[step]) for step in STEPS
+    }
 
 
 @pytest.mark.parametrize(
@@ -164,13 +188,27 @@ def runner(tmp_path, monkeypatch):
     monkeypatch.setattr("helpers.hub.sources.PROJECT", tmp_path)
     monkeypatch.setattr(batch, "PATIENCE", 0.1)
 
-    def run(*settings, start=None, force=False, ends=None, folder="run", shared="", profile=None, said=None):
-        done, (name, chosen) = [], (profile or "tiny", settings) if shared else going_on(folder, profile, settings)
+    def run(
+        *settings,
+        start=None,
+        force=False,
+        ends=None,
+        folder="run",
+        shared="",
+        profile=None,
+        said=None,
+    ):
+        done, (name, chosen) = (
+            [],
+            (profile or "tiny", settings) if shared else going_on(folder, profile, settings),
+        )
 
         def run_notebook(step, output, parameters, *_):
             output.write_text("executed")
             if said is not None and not done:
-                said.append(("begun", step, json.loads((tmp_path / folder / "run.json").read_text())))
+                said.append(
+                    ("begun", step, json.loads((tmp_path / folder / "run.json").read_text()))
+                )
             if ends and step == ends[0]:
                 return Outcome(ends[1], f"{step}: {ends[1]}.", 1.0, 5)
             doing = begin(step, **parameters)
@@ -182,9 +220,17 @@ def runner(tmp_path, monkeypatch):
         monkeypatch.setattr(batch, "run_notebook", run_notebook)
         monkeypatch.setattr(batch, "write_report", lambda folder: None)
         monkeypatch.setattr(batch, "Child", lambda *_: SimpleNamespace(discard=lambda: None))
-        how = {"start": start, "force": force, "shared": shared, "profile": name, "settings": chosen}
+        how = {
+            "start": start,
+            "force": force,
+            "shared": shared,
+            "profile": name,
+            "settings": chosen,
+        }
         what = pickle.loads(pickle.dumps(Specification(folder, plan(name, chosen), **how)))
-        record = batch.do(what, lambda event, *more: said.append((event, *more)) if said is not None else None)
+        record = batch.do(
+            what, lambda event, *more: said.append((event, *more)) if said is not None else None
+        )
         assert read_record(tmp_path / folder) == json.loads(json.dumps(record))
         return done, record
 
@@ -194,7 +240,9 @@ def runner(tmp_path, monkeypatch):
 def test_a_second_run_leaves_out_what_is_done_and_says_so(runner):
     assert runner()[0] == list(STEPS)
     done, record = runner()
-    assert done == [] and [s for s, how in record["steps"].items() if how["done"] == "before"] == list(STEPS)
+    assert done == [] and [
+        s for s, how in record["steps"].items() if how["done"] == "before"
+    ] == list(STEPS)
 
 
 def test_a_changed_parameter_redoes_its_step_and_what_was_made_from_it(runner):
@@ -213,19 +261,27 @@ def test_a_folder_goes_on_with_its_own_profile_and_settings(runner, profile, tmp
     assert runner("block_size=32", start="infer")[1]["settings"]["chunk.block_size"] == 32
     (tmp_path / "tiny.yaml").write_text("{}")
     assert runner(profile="mine")[1]["settings"]["infer.seed"] == 9
-    assert runner(profile="tiny")[1]["settings"] == {}  # another profile, without the settings of the one before
+    assert (
+        runner(profile="tiny")[1]["settings"] == {}
+    )  # another profile, without the settings of the one before
 
 
 def test_what_is_remembered_stands_before_the_first_notebook(runner):
     said = []
     runner("infer.seed=5", said=said, ends=("load", "failed"))
     (record,) = (more for event, _, more in said if event == "begun")
-    assert (record["status"], record["profile"], record["settings"]) == ("interrupted", "tiny", {"infer.seed": 5})
+    assert (record["status"], record["profile"], record["settings"]) == (
+        "interrupted",
+        "tiny",
+        {"infer.seed": 5},
+    )
     assert runner()[1]["parameters"]["infer"]["seed"] == 5
 
 
 @pytest.mark.parametrize("text", [None, "{", '{"format": 1, "status": "ok"}'])
-def test_a_folder_whose_steps_were_made_one_by_one_goes_on_with_their_parameters(tmp_path, monkeypatch, text):
+def test_a_folder_whose_steps_were_made_one_by_one_goes_on_with_their_parameters(
+    tmp_path, monkeypatch, text
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("helpers.hub.sources.PROJECT", tmp_path)
     begin("load", "run", **plan("tiny", ["load.seed=1"])["load"]).finish()
@@ -245,7 +301,10 @@ def test_the_record_says_what_the_steps_say(runner, tmp_path):
     assert record["status"] == "ok" and record["parameters"]["chunk"]["block_size"] == 64
     assert {s: Run("run").record(s)["parameters"] for s in STEPS} == record["parameters"]
     lines = {step: more["line"] for event, step, more in said if event == "planned"}
-    assert lines["load"] == "stays as it is" and lines["chunk"] == "stays as it is, though block_size 64 → 128"
+    assert (
+        lines["load"] == "stays as it is"
+        and lines["chunk"] == "stays as it is, though block_size 64 → 128"
+    )
     assert lines["train"] == "is to be done: --from train; seed 42 → 3"
 
 
@@ -257,14 +316,21 @@ def planned(runner, *settings, **how):
     return {step: more["line"] for event, step, more in said if event == "planned"}
 
 
-def test_what_is_done_again_is_said_with_its_reason_before_anything_begins(runner, tmp_path, monkeypatch):
+def test_what_is_done_again_is_said_with_its_reason_before_anything_begins(
+    runner, tmp_path, monkeypatch
+):
     assert planned(runner) == {}  # all is new, or all is done
     assert planned(runner) == {}
     left = dict.fromkeys(("load", "preprocess"), "is left out")
     after = {s: "is to be done: it is made from train" for s in ("evaluate", "infer")}
-    changed = {"chunk": "is to be done: block_size 128 → 64", "train": "is to be done: it is made from chunk"}
+    changed = {
+        "chunk": "is to be done: block_size 128 → 64",
+        "train": "is to be done: it is made from chunk",
+    }
     after["evaluate"] = "is to be done: it is made from chunk; it is made from train"
-    assert planned(runner, "chunk.block_size=64", ends=("train", "failed")) == left | changed | after
+    assert (
+        planned(runner, "chunk.block_size=64", ends=("train", "failed")) == left | changed | after
+    )
     shutil.rmtree(tmp_path / "run" / "06_infer")
     lines = planned(runner, "load.dataset=mine.jsonl", ends=("load", "failed"))
     assert lines["load"] == "is to be done: dataset 'embedded' → 'mine.jsonl'"
@@ -299,9 +365,14 @@ def test_from_an_unknown_step_gives_the_nearest(runner):
 
 
 @pytest.mark.parametrize("status", ["failed", "timed out", "kernel died", "interrupted"])
-def test_a_step_that_does_not_end_well_leaves_its_notebook_and_the_rest_in_place(runner, tmp_path, status):
+def test_a_step_that_does_not_end_well_leaves_its_notebook_and_the_rest_in_place(
+    runner, tmp_path, status
+):
     done, record = runner(ends=("chunk", status))
-    assert done == ["load", "preprocess"] and (record["status"], record["message"]) == (status, f"chunk: {status}.")
+    assert done == ["load", "preprocess"] and (record["status"], record["message"]) == (
+        status,
+        f"chunk: {status}.",
+    )
     assert record["steps"]["chunk"]["done"] == status and record["peak_memory_mb"] == 7
     assert sorted(p.name for p in (tmp_path / "run").glob("*.ipynb")) == ["03_chunk.failed.ipynb"]
     done, record = runner()
@@ -313,13 +384,21 @@ def test_a_step_that_does_not_end_well_leaves_its_notebook_and_the_rest_in_place
 def test_a_notebook_that_leaves_no_artifact_is_an_error(runner, monkeypatch):
     monkeypatch.setattr(Run, "publish", lambda self, step: None)
     record = runner()[1]
-    assert record["status"] == "failed" and "load" in record["message"] and "no artifact" in record["message"]
+    assert (
+        record["status"] == "failed"
+        and "load" in record["message"]
+        and "no artifact" in record["message"]
+    )
 
 
 def test_runs_with_a_shared_folder_do_what_they_have_in_common_once(runner, tmp_path):
     shared = str(tmp_path / "shared")
     assert runner(folder="a", shared=shared)[0] == list(STEPS)
-    assert runner("learning_rate=0.5", folder="b", shared=shared)[0] == ["train", "evaluate", "infer"]
+    assert runner("learning_rate=0.5", folder="b", shared=shared)[0] == [
+        "train",
+        "evaluate",
+        "infer",
+    ]
     assert runner("infer.seed=3", "learning_rate=0.5", folder="c", shared=shared)[0] == ["infer"]
     assert runner("split=train[:9]", folder="d", shared=shared)[0] == list(STEPS)
     assert (
@@ -365,7 +444,12 @@ def test_a_run_that_is_moved_is_still_done(runner, tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "part"),
-    [(None, "is no run"), ("{", "is damaged"), ("[]", "is damaged"), ('{"format": 99}', "this code reads up to")],
+    [
+        (None, "is no run"),
+        ("{", "is damaged"),
+        ("[]", "is damaged"),
+        ('{"format": 99}', "this code reads up to"),
+    ],
 )
 def test_a_record_that_cannot_be_used_is_refused(tmp_path, text, part):
     if text is not None:
@@ -374,21 +458,32 @@ def test_a_record_that_cannot_be_used_is_refused(tmp_path, text, part):
         read_record(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["1e-4", "  x", "{a}", "$(touch x)", "'; import os", 'a"b\nc', "{{", "\\"])
+@pytest.mark.parametrize(
+    "text", ["1e-4", "  x", "{a}", "$(touch x)", "'; import os", 'a"b\nc', "{{", "\\"]
+)
 def test_hostile_values_of_texts_come_through_unchanged(text):
     assert plan("tiny", {"infer.prompt": text})["infer"]["prompt"] == text
 
 
-@pytest.mark.parametrize("name", ["a b", "x=1", "__import__('os')", "train.learning_rate; x", "a\nb", "class", ""])
+@pytest.mark.parametrize(
+    "name", ["a b", "x=1", "__import__('os')", "train.learning_rate; x", "a\nb", "class", ""]
+)
 def test_hostile_names_are_refused(name):
     with pytest.raises(UserError):
         plan("tiny", {name: 1})
 
 
 def test_values_of_python_and_numpy_become_plain():
-    settings = {"learning_rate": np.float32(0.5), "block_size": np.int64(64), "load.dataset": PurePosixPath("a/b.txt")}
+    settings = {
+        "learning_rate": np.float32(0.5),
+        "block_size": np.int64(64),
+        "load.dataset": PurePosixPath("a/b.txt"),
+    }
     parameters = plan("tiny", {**settings, "weight_decay": "1e-4"})
-    assert parameters["train"]["learning_rate"] == 0.5 and type(parameters["train"]["learning_rate"]) is float
+    assert (
+        parameters["train"]["learning_rate"] == 0.5
+        and type(parameters["train"]["learning_rate"]) is float
+    )
     assert parameters["chunk"]["block_size"] == 64 and parameters["load"]["dataset"] == "a/b.txt"
     assert parameters["train"]["weight_decay"] == 1e-4
     json.dumps(parameters)
@@ -400,12 +495,22 @@ def command(*arguments, cwd):
 
 def command_line(line, cwd):
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(line, cwd=cwd, env=environment, capture_output=True, text=True, timeout=400)
+    return subprocess.run(
+        line, cwd=cwd, env=environment, capture_output=True, text=True, timeout=400
+    )
 
 
 def snapshot(folder):
-    runners = (".lock", "run.json", "metrics.json")  # what the runner itself writes, whatever happens
-    found = (p for p in folder.rglob("*") if p.suffix not in (".lock", ".holder") and p.name not in runners)
+    runners = (
+        ".lock",
+        "run.json",
+        "metrics.json",
+    )  # what the runner itself writes, whatever happens
+    found = (
+        p
+        for p in folder.rglob("*")
+        if p.suffix not in (".lock", ".holder") and p.name not in runners
+    )
     files = [p for p in found if p.is_file()]
     return {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in files}
 
@@ -438,9 +543,15 @@ def test_a_mistake_ends_with_one_sentence_and_status_1(started, arguments, parts
     (started.parent / "file").touch()
     before = snapshot(started)
     arguments = [a.replace("FOLDER", str(started.parent)) for a in arguments]
-    result = command("-m", "helpers", "run", "--run-dir", str(started), *arguments, cwd=started.parent)
+    result = command(
+        "-m", "helpers", "run", "--run-dir", str(started), *arguments, cwd=started.parent
+    )
     assert result.returncode == 1 and result.stdout == ""
-    assert result.stderr.count("\n") == 1 and result.stderr.endswith(".\n") and "Traceback" not in result.stderr
+    assert (
+        result.stderr.count("\n") == 1
+        and result.stderr.endswith(".\n")
+        and "Traceback" not in result.stderr
+    )
     assert all(part in result.stderr for part in parts), result.stderr
     assert snapshot(started) == before
 
@@ -462,11 +573,20 @@ def test_a_failing_notebook_stays_in_the_run_folder_and_says_why(started):
 
 
 @pytest.mark.parametrize(
-    "line", ["{} -m helpers --help | true", "{} -m helpers compare run run | true", "{} -m helpers prefetch | true"]
+    "line",
+    [
+        "{} -m helpers --help | true",
+        "{} -m helpers compare run run | true",
+        "{} -m helpers prefetch | true",
+    ],
 )
 def test_an_output_that_nobody_reads_ends_quietly(tmp_path, line):
     result = command_line(["bash", "-c", line.format(sys.executable)], cwd=tmp_path)
-    assert "Exception" not in result.stderr and "Traceback" not in result.stderr and "Errno" not in result.stderr
+    assert (
+        "Exception" not in result.stderr
+        and "Traceback" not in result.stderr
+        and "Errno" not in result.stderr
+    )
 
 
 @pytest.mark.parametrize("redirection", [">&-", ">&- 2>&-"])
@@ -490,9 +610,19 @@ def test_an_output_without_our_characters_ends_no_run(tmp_path, monkeypatch, enc
 
 def test_a_file_that_is_missing_is_said_before_any_notebook_starts(tmp_path):
     result = command(
-        "-m", "helpers", "run", "--run-dir", str(tmp_path / "run"), "-p", "load.dataset=missing.jsonl", cwd=tmp_path
+        "-m",
+        "helpers",
+        "run",
+        "--run-dir",
+        str(tmp_path / "run"),
+        "-p",
+        "load.dataset=missing.jsonl",
+        cwd=tmp_path,
     )
-    assert result.returncode == 1 and "dataset is 'missing.jsonl': there is no such file" in result.stderr
+    assert (
+        result.returncode == 1
+        and "dataset is 'missing.jsonl': there is no such file" in result.stderr
+    )
     assert snapshot(tmp_path / "run") == {}
 
 
@@ -506,7 +636,10 @@ def test_the_command_line_and_the_package_import_no_torch(tmp_path):
 
 @pytest.mark.full
 def test_the_command_that_a_refusal_names_goes_on_with_the_runs_own_settings(tmp_path):
-    lines = [json.dumps({"answers": {"text": [f"{word} is a word of its own, number {n}"]}}) for n, word in WORDS]
+    lines = [
+        json.dumps({"answers": {"text": [f"{word} is a word of its own, number {n}"]}})
+        for n, word in WORDS
+    ]
     data, folder = tmp_path / "small.jsonl", tmp_path / "runs" / "hint"
     data.write_text("\n".join(lines))
     chosen = {"load.dataset": str(data), "chunk.block_size": 64, "train.num_train_epochs": 0.1}
@@ -526,9 +659,15 @@ def test_the_command_that_a_refusal_names_goes_on_with_the_runs_own_settings(tmp
     assert "01_load stays as it is, though seed 7 → 42" in done.stdout
     record = json.loads((folder / "run.json").read_text())
     assert record["settings"] == chosen and record["parameters"]["load"]["seed"] == 7
-    made = {s: json.loads((folder / folder_of(s) / "step.json").read_text())["parameters"] for s in STEPS}
+    made = {
+        s: json.loads((folder / folder_of(s) / "step.json").read_text())["parameters"]
+        for s in STEPS
+    }
     assert made == record["parameters"]
-    assert chosen.items() <= {f"{step}.{name}": value for step in STEPS for name, value in made[step].items()}.items()
+    assert (
+        chosen.items()
+        <= {f"{step}.{name}": value for step in STEPS for name, value in made[step].items()}.items()
+    )
 
 
 IN_LITTLE_ROOM = """
@@ -541,19 +680,32 @@ mount -o remount,size=1000m {folder} && {python} -m helpers run --run-dir {folde
 @pytest.mark.parametrize(
     ("size", "missing", "said"),
     [
-        (1, "02_preprocess", "preprocess: the disk is full: make room, and the same command goes on."),
-        pytest.param(80, "04_train", "and the same command goes on from checkpoint-120.", marks=pytest.mark.full),
+        (
+            1,
+            "02_preprocess",
+            "preprocess: the disk is full: make room, and the same command goes on.",
+        ),
+        pytest.param(
+            80,
+            "04_train",
+            "and the same command goes on from checkpoint-120.",
+            marks=pytest.mark.full,
+        ),
     ],
 )
 def test_a_disk_that_is_full_is_said_and_with_room_it_goes_on(tmp_path, size, missing, said):
-    probe = subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "none", str(tmp_path)], capture_output=True)
+    probe = subprocess.run(
+        ["unshare", "-rm", "mount", "-t", "tmpfs", "none", str(tmp_path)], capture_output=True
+    )
     if probe.returncode:
         pytest.skip("a small disk cannot be mounted here: unshare -rm mount is not permitted")
     script = IN_LITTLE_ROOM.format(size=size, folder=tmp_path, python=sys.executable)
     if size == 1:
         script = script.rpartition("mount -o")[0]
     result = command_line(["unshare", "-rm", "sh", "-c", script], cwd=tmp_path)
-    assert "first 1" in result.stdout and missing not in result.stdout.partition("first 1")[2].split("\n")
+    assert "first 1" in result.stdout and missing not in result.stdout.partition("first 1")[
+        2
+    ].split("\n")
     assert result.stderr.strip().endswith(said) and result.stderr.count("\n") == 1
     assert size == 1 or "second 0" in result.stdout
 
@@ -578,7 +730,13 @@ def test_two_hundred_runs_leave_nothing_behind(tmp_path, monkeypatch):
         gc.collect()
         me = psutil.Process()
         left = len(list((tmp_path / "temporary").iterdir()))
-        return len(me.children(recursive=True)), left, me.num_fds(), me.num_threads(), me.memory_info().rss
+        return (
+            len(me.children(recursive=True)),
+            left,
+            me.num_fds(),
+            me.num_threads(),
+            me.memory_info().rss,
+        )
 
     for _ in range(5):
         assert batch.do(what)["status"] == "failed"

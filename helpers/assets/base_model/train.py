@@ -63,7 +63,10 @@ RECIPES = {
 
 def documents(path: Path) -> list[str]:
     """The documents of a corpus file: one paragraph a line, an empty line between documents."""
-    return [text.replace("\n", "\n\n").strip() for text in path.read_text(encoding="utf-8").split("\n\n")]
+    return [
+        text.replace("\n", "\n\n").strip()
+        for text in path.read_text(encoding="utf-8").split("\n\n")
+    ]
 
 
 def train_tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
@@ -76,18 +79,25 @@ def train_tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFas
         vocab_size=vocabulary, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
     )
     bpe.train_from_iterator(texts, trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=END, eos_token=END, unk_token=END)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token=END, eos_token=END, unk_token=END
+    )
     tokenizer.model_max_length = CONTEXT
     return tokenizer
 
 
 def encode(texts: list[str], tokenizer: PreTrainedTokenizerFast) -> list[list[int]]:
     """The token ids of each document."""
-    return [e.ids for e in tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+    return [
+        e.ids
+        for e in tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    ]
 
 
 @functools.cache
-def read(folder: Path, vocabulary: int) -> tuple[PreTrainedTokenizerFast, list[list[int]], list[str]]:
+def read(
+    folder: Path, vocabulary: int
+) -> tuple[PreTrainedTokenizerFast, list[list[int]], list[str]]:
     """A tokenizer, the training documents as token ids, and the documents that are held out, as text."""
     texts = documents(folder / "train.txt")
     tokenizer = train_tokenizer(texts, vocabulary)
@@ -104,18 +114,33 @@ def rows_of_epoch(ids: list[list[int]], end: int, epoch: int) -> torch.Tensor:
 def build(recipe: Recipe) -> tuple[GPT2LMHeadModel, list[torch.optim.Optimizer]]:
     """A new model, and what trains it: Muon for the matrices inside the layers and AdamW for the rest, or AdamW for all."""
     torch.manual_seed(SEED)
-    shape = {"n_layer": recipe.layers, "n_embd": recipe.width, "n_head": recipe.heads, "vocab_size": recipe.vocabulary}
+    shape = {
+        "n_layer": recipe.layers,
+        "n_embd": recipe.width,
+        "n_head": recipe.heads,
+        "vocab_size": recipe.vocabulary,
+    }
     off = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "use_cache": False}
     ends = {"bos_token_id": 0, "eos_token_id": 0}
     model = GPT2LMHeadModel(
-        GPT2Config(n_positions=CONTEXT, activation_function="gelu_pytorch_tanh", **shape, **off, **ends)
+        GPT2Config(
+            n_positions=CONTEXT, activation_function="gelu_pytorch_tanh", **shape, **off, **ends
+        )
     )
     model.loss_type = "ForCausalLM"
-    inner = [p for n, p in model.named_parameters() if p.ndim == 2 and ".h." in n and recipe.optimizer == "muon"]
+    inner = [
+        p
+        for n, p in model.named_parameters()
+        if p.ndim == 2 and ".h." in n and recipe.optimizer == "muon"
+    ]
     rest = [p for p in model.parameters() if all(p is not q for q in inner)]
-    optimizers = [torch.optim.AdamW(rest, recipe.rate, betas=(0.9, 0.95), weight_decay=0.1, fused=True)]
+    optimizers = [
+        torch.optim.AdamW(rest, recipe.rate, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    ]
     if inner:
-        optimizers.append(torch.optim.Muon(inner, recipe.rate, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"))
+        optimizers.append(
+            torch.optim.Muon(inner, recipe.rate, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+        )
     return model, optimizers
 
 
@@ -166,9 +191,13 @@ class Run:
 
     def save(self, path: Path) -> None:
         """A checkpoint, written beside and then renamed."""
-        state = {"model": self.model.state_dict(), "optimizers": [o.state_dict() for o in self.optimizers]}
+        state = {
+            "model": self.model.state_dict(),
+            "optimizers": [o.state_dict() for o in self.optimizers],
+        }
         torch.save(
-            state | {"step": self.step, "curve": self.curve, "recipe": asdict(self.recipe)}, path.with_suffix(".new")
+            state | {"step": self.step, "curve": self.curve, "recipe": asdict(self.recipe)},
+            path.with_suffix(".new"),
         )
         os.replace(path.with_suffix(".new"), path)
 
@@ -199,7 +228,10 @@ def train(folder: Path) -> None:
     run.tokenizer.save_pretrained(HERE)
     run.model.to(torch.bfloat16).save_pretrained(HERE)
     (HERE / "training.json").write_text(json.dumps({"held_out": run.curve}, indent=1) + "\n")
-    points = [round(p["tokens"] / 1e6, 1) for p in run.curve], [p["bits_per_byte"] for p in run.curve]
+    points = (
+        [round(p["tokens"] / 1e6, 1) for p in run.curve],
+        [p["bits_per_byte"] for p in run.curve],
+    )
     figure = draw_lines({"held-out text": points}, "million tokens", "bits per byte")
     (HERE / "curve.png").write_bytes(png(figure))
 
@@ -211,7 +243,11 @@ def try_out(name: str, folder: Path) -> dict[str, object]:
     while (spent := time.process_time() - start) < COMPARED_SECONDS:
         run.advance(spent / COMPARED_SECONDS)
     sample = continue_text(run.model, run.tokenizer, PROMPT, 60, seed=SEED)
-    found = {"parameters": run.model.num_parameters(), "tokens": run.tokens, "bits_per_byte": run.held_out_bits()}
+    found = {
+        "parameters": run.model.num_parameters(),
+        "tokens": run.tokens,
+        "bits_per_byte": run.held_out_bits(),
+    }
     return asdict(run.recipe) | found | {"sample": sample}
 
 
