@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from helpers.data import name_splits, write_split
+from helpers.engine.arrow import name_splits, write_split
 from helpers.engine.blocks import IGNORED as IGNORED
 from helpers.engine.blocks import Chunker
 from helpers.errors import DataError, ParameterError

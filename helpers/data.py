@@ -2,9 +2,8 @@
 
 import errno
 import glob
-import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,10 +13,9 @@ import numpy as np
 from helpers.columns import texts
 from helpers.errors import DataError, ParameterError, UserError, first_line
 from helpers.hub import download as hub
-from helpers.hub.sources import READERS, files_of, fingerprint, obtain, source_of
+from helpers.hub.sources import READERS, files_of, obtain, source_of
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from datasets import Dataset, DatasetDict
 
 SHINGLE = 8  # words; two records are near-duplicates if half of the shorter one's 8-word runs are in the other
@@ -333,55 +331,3 @@ def shared_ngrams(train: list[str], test: list[str], n: int = 8) -> np.ndarray:
     tested, held = _distinct(owner[owner >= 0], run[owner >= 0])
     shared, own = (np.bincount(tested, weights, len(test)) for weights in (known[held], None))
     return np.divide(shared, own, out=np.full(len(test), np.nan), where=own > 0)
-
-
-def write_split(
-    folder: Path, schema: "pa.Schema", batches: Iterable["pa.RecordBatch"]
-) -> "Dataset":
-    """Write record batches as they come, in the form of `Dataset.save_to_disk`, and memory-map them.
-
-    Nothing in `folder` depends on where and when it was written, as it does with `save_to_disk` alone.
-    """
-    import pyarrow as pa
-    from datasets import Dataset
-
-    path = folder / "data-00000-of-00001.arrow"
-    empty = Dataset(
-        pa.Table.from_batches([], schema)
-    )  # schema.empty_table() cannot make columns of JSON
-    empty.save_to_disk(folder)
-    with pa.ipc.new_stream(str(path), empty.features.arrow_schema) as stream:
-        for batch in batches:
-            stream.write_batch(batch)
-    state = json.loads((folder / "state.json").read_text())
-    state |= {"_data_files": [{"filename": path.name}], "_fingerprint": fingerprint(path)}
-    (folder / "state.json").write_text(json.dumps(state, indent=2))
-    return _load_split(folder)
-
-
-def name_splits(folder: Path, names: Iterable[str]) -> None:
-    """Say which splits are in `folder`, as `DatasetDict.save_to_disk` does."""
-    (folder / "dataset_dict.json").write_text(json.dumps({"splits": list(names)}))
-
-
-def save(dataset: "DatasetDict", folder: Path) -> None:
-    """Write a data set to `folder`, in the form of `DatasetDict.save_to_disk`."""
-    for name, part in dataset.items():
-        table = part.flatten_indices().data
-        write_split(folder / name, table.schema, table.to_batches())
-    name_splits(folder, dataset)
-
-
-def load(folder: Path) -> "DatasetDict":
-    """A data set as `save` wrote it, memory-mapped. It does not know its folder, so that `map` puts no cache files there."""
-    from datasets import DatasetDict
-
-    names = json.loads((folder / "dataset_dict.json").read_text())["splits"]
-    return DatasetDict({name: _load_split(folder / name) for name in names})
-
-
-def _load_split(folder: Path) -> "Dataset":
-    from datasets import Dataset, load_from_disk
-
-    part = load_from_disk(str(folder))
-    return Dataset(part.data.table, fingerprint=part._fingerprint)

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 from transformers import Trainer
 
+from helpers.engine.files import flush
 from helpers.engine.tiled_loss import lean_loss
 from helpers.engine.watch import Watch
 from helpers.errors import ModelError, RunError
 from helpers.perplexity import score_blocks
-from helpers.runs.folder import flush
 from helpers.scoring import keep_memory
 
 if TYPE_CHECKING:

@@ -21,7 +21,8 @@ from transformers import (
 from helpers.chunking import chunk, totals
 from helpers.collation import check_block_size, collate
 from helpers.columns import texts
-from helpers.data import load, load_examples
+from helpers.data import load_examples
+from helpers.engine.arrow import load
 from helpers.errors import DataError, ParameterError
 from helpers.packing import best_fit_decreasing, take_segments
 from helpers.tokenization import tokenize

@@ -23,18 +23,18 @@ from helpers.columns import texts
 from helpers.data import (
     drop_empty,
     left_out,
-    load,
     load_examples,
     near_duplicates,
-    save,
     shared_ngrams,
     split_fairly,
 )
+from helpers.engine.arrow import load, save
 from helpers.errors import DataError, ParameterError, UserError
 from helpers.hub import download as hub
 from helpers.hub import sources as sources_module
-from helpers.hub.sources import needs_fetching, sources
+from helpers.hub.sources import needs_fetching
 from helpers.runs.folder import Run
+from helpers.runs.origins import sources
 from helpers.runs.parameters import STEPS
 from helpers.runs.profiles import plan
 from helpers.runs.terminal import summary
@@ -631,7 +631,8 @@ def test_what_is_saved_is_loaded_and_map_leaves_no_cache_beside_it(tmp_path):
 
 SAVES = """
 import sys, pathlib, datasets
-from helpers.data import drop_empty, load_examples, save, split_fairly
+from helpers.data import drop_empty, load_examples, split_fairly
+from helpers.engine.arrow import save
 datasets.config.HF_DATASETS_CACHE = pathlib.Path(sys.argv[1]).parent / "cache"
 parts = split_fairly(drop_empty(load_examples(sys.argv[1], "train"), "text"), "text", 0.3, 0)
 save(parts, pathlib.Path(sys.argv[2]))

@@ -43,9 +43,10 @@ from helpers.columns import texts
 from helpers.data import load_examples
 from helpers.errors import ModelError, ParameterError
 from helpers.hub.model_files import check_model
-from helpers.hub.sources import EMBEDDED, sources
+from helpers.hub.sources import EMBEDDED
 from helpers.models import context_length, load_config, load_model, load_tokenizer, prefix_token
 from helpers.perplexity import score_documents
+from helpers.runs.origins import sources
 from helpers.tokenization import tokenize
 from tests import PROJECT
 

@@ -2,13 +2,9 @@
 
 import contextlib
 import difflib
-import hashlib
 import json
 import os
-import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
 
 from helpers.errors import DataError, ModelError
 from helpers.hub import packages as packaged
@@ -102,27 +98,6 @@ def _nearest_file(path: Path) -> str:
     return next(iter(difflib.get_close_matches(path.name, names, 1)), "")
 
 
-def sources(parameters: Mapping[str, object]) -> dict[str, str]:
-    """What the `dataset` and `model` among a step's parameters are just now: a fingerprint of files, or the commit on the Hub."""
-    from helpers.hub import download as hub
-
-    found = {}
-    for kind in EMBEDDED:
-        name, folder = str(parameters.get(kind, "")), None
-        if name in packaged.MODELS:
-            found[kind] = packaged.MODELS[name].hash
-        elif name and (folder := source_of(kind, name)):
-            hashes = [fingerprint(file, record=None) for file in files_of(folder)]
-            found[kind] = hashes[0]
-            if len(hashes) > 1:
-                found[kind] = hashlib.blake2b("".join(hashes).encode()).hexdigest()[:32]
-        elif name and (copy := hub.cached(kind, name)):
-            found[kind], folder = f"{hub.place_of(kind, copy.name).repo}@{copy.commit}", copy.folder
-        if kind == "model" and folder and (base := base_of(folder)):
-            found[kind] += " on " + sources({"model": base}).get("model", base)
-    return found
-
-
 def base_of(folder: Path) -> str | None:
     """The model that the adapters (LoRA) in a folder belong to; None where there are none, or none is named."""
     try:
@@ -131,41 +106,3 @@ def base_of(folder: Path) -> str | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return f"{base}@{revision}" if base and revision and not source_of("model", base) else base
-
-
-def fingerprint(path: Path, record: str | None = "step.json") -> str:
-    """A hash of a file, or of the names and contents of a folder's files.
-
-    In a folder, executed notebooks, texts about it and code are left out, and so is its `record`.
-    """
-    if path.is_file():
-        files = [path]
-    else:
-        found = (p for p in path.rglob("*") if p.suffix not in {".ipynb", ".md", ".py", ".pyc"})
-        files = sorted(p for p in found if p.is_file() and str(p.relative_to(path)) != record)
-    digest = hashlib.blake2b(digest_size=16)
-    for file in files:
-        digest.update(str(file.relative_to(path)).encode() + b"\0" + once(_hash_of, file))
-    return digest.hexdigest()
-
-
-def _hash_of(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
-
-
-Found = TypeVar("Found")
-_KNOWN: dict[tuple, object] = {}
-SETTLED = 2_000_000_000  # nanoseconds: two changes within them may leave a file the same time
-
-
-def once(find: Callable[[Path], Found], path: Path) -> Found:
-    """What `find` finds in a file; found again only when its size or its time have changed."""
-    now = path.stat()
-    key = (find, now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns)
-    if key in _KNOWN:
-        return _KNOWN[key]
-    found = find(path)
-    if time.time_ns() - now.st_mtime_ns > SETTLED:
-        _KNOWN[key] = found
-    return found

@@ -5,7 +5,8 @@ import hashlib
 import json
 from pathlib import Path
 
-from helpers.hub.sources import PROJECT, once
+from helpers.engine.files import once
+from helpers.hub.sources import PROJECT
 from helpers.runs.parameters import folder_of
 
 PACKAGE = "helpers"

@@ -25,11 +25,13 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from helpers.engine.files import fingerprint, flush, replace
 from helpers.errors import ParameterError, RunError
 from helpers.hub.secrets import holds_token, redacted
-from helpers.hub.sources import PROJECT, fingerprint, resolve, sources
+from helpers.hub.sources import PROJECT, resolve
 from helpers.runs.cells import Cells, shell
 from helpers.runs.code import code_fingerprint
+from helpers.runs.origins import sources
 from helpers.runs.parameters import STEPS, check_parameters, folder_of
 
 FORMAT = 1  # of a step's record; a run folder with a greater one comes from newer code
@@ -398,16 +400,4 @@ def _read(path: Path) -> str | None:
 
 def write_json(path: Path, content: object) -> None:
     """Write JSON without tokens, durable, and with the old file in its place until then."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(redacted(json.dumps(content, indent=1)) + "\n", encoding="utf-8")
-    flush(temporary)
-    os.replace(temporary, path)
-
-
-def flush(path: Path) -> None:
-    """Make a file, or the entries of a folder, durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    replace(path, redacted(json.dumps(content, indent=1)) + "\n")

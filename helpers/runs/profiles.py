@@ -8,9 +8,10 @@ from pathlib import Path, PurePath
 import yaml
 
 from helpers.errors import ParameterError, RunError, UserError, nearest
-from helpers.hub.sources import resolve, sources
+from helpers.hub.sources import resolve
 from helpers.runs.folder import NEEDS, Run
 from helpers.runs.notebook import FOLDER, need_notebooks
+from helpers.runs.origins import sources
 from helpers.runs.parameters import (
     RULES,
     STEPS,

@@ -534,5 +534,5 @@ def test_a_token_in_an_artifact_keeps_it_from_being_kept(tmp_path, name):
 
 def test_what_was_used_is_a_repository_and_a_commit_also_for_single_files(server, client):
     commit = server.add("dataset", "me/data", {"a.jsonl": b'{"x": "y"}'})
-    program = "from helpers.hub.sources import obtain, sources; n = 'hf://datasets/me/data/a.jsonl'; obtain('dataset', n); print(sources({'dataset': n}))"
+    program = "from helpers.hub.sources import obtain; from helpers.runs.origins import sources; n = 'hf://datasets/me/data/a.jsonl'; obtain('dataset', n); print(sources({'dataset': n}))"
     assert f"'dataset': 'me/data@{commit}'" in client("-c", program).stdout

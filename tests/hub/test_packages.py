@@ -9,8 +9,9 @@ import torch
 
 from helpers.errors import ModelError
 from helpers.hub import packages as packaged
-from helpers.hub.sources import needs_fetching, sources
+from helpers.hub.sources import needs_fetching
 from helpers.models import load_model, load_tokenizer
+from helpers.runs.origins import sources
 
 
 @pytest.fixture

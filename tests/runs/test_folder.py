@@ -20,10 +20,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.engine.files import fingerprint
 from helpers.errors import ParameterError, RunError, UserError
-from helpers.hub.sources import fingerprint, obtain, resolve, sources
+from helpers.hub.sources import obtain, resolve
 from helpers.runs import folder as module
 from helpers.runs.folder import Run, begin, code_fingerprint, identity
+from helpers.runs.origins import sources
 from helpers.runs.parameters import STEPS
 
 SYSTEM_CALLS = ("rename", "replace", "fsync", "unlink", "rmdir", "mkdir")
@@ -393,11 +395,9 @@ def edit_cell(path, which, text="\nmore = 1"):
 
 def test_the_code_of_a_step_is_what_it_executes(copy):
     helpers = copy / "helpers"
-    assert stale_after(append(helpers / "data.py")) == [
-        *STEPS
-    ]  # texts, of which the models' module speaks too
+    assert stale_after(append(helpers / "engine" / "arrow.py")) == list(STEPS)
     assert stale_after(append(helpers / "trainer.py")) == ["train"]
-    assert stale_after(append(helpers / "watch.py")) == ["train"]  # imported by trainer.py
+    assert stale_after(append(helpers / "engine" / "watch.py")) == ["train"]  # imported by trainer.py
     assert stale_after(append(helpers / "packing.py")) == [
         "chunk",
         "train",

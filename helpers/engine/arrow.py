@@ -1,0 +1,66 @@
+"""Data sets as folders of Arrow files: the form of `save_to_disk`, the same bytes for the same rows."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from helpers.engine.files import fingerprint
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from datasets import Dataset, DatasetDict
+
+
+def save(dataset: "DatasetDict", folder: Path) -> None:
+    """Write a data set to `folder`, in the form of `DatasetDict.save_to_disk`."""
+    for name, part in dataset.items():
+        table = part.flatten_indices().data
+        write_split(folder / name, table.schema, table.to_batches())
+    name_splits(folder, dataset)
+
+
+def load(folder: Path) -> "DatasetDict":
+    """A data set that `save` wrote, memory-mapped.
+
+    It has no reference to its folder, so that `map` puts no cache files there.
+    """
+    from datasets import DatasetDict
+
+    names = json.loads((folder / "dataset_dict.json").read_text())["splits"]
+    return DatasetDict({name: _load_split(folder / name) for name in names})
+
+
+def write_split(
+    folder: Path, schema: "pa.Schema", batches: Iterable["pa.RecordBatch"]
+) -> "Dataset":
+    """Write record batches as they come, in the form of `Dataset.save_to_disk`, and memory-map them.
+
+    Unlike what `save_to_disk` writes, nothing in `folder` depends on where and when it was written.
+    """
+    import pyarrow as pa
+    from datasets import Dataset
+
+    path = folder / "data-00000-of-00001.arrow"
+    # schema.empty_table() cannot make columns of JSON
+    empty = Dataset(pa.Table.from_batches([], schema))
+    empty.save_to_disk(folder)
+    with pa.ipc.new_stream(str(path), empty.features.arrow_schema) as stream:
+        for batch in batches:
+            stream.write_batch(batch)
+    state = json.loads((folder / "state.json").read_text())
+    state |= {"_data_files": [{"filename": path.name}], "_fingerprint": fingerprint(path)}
+    (folder / "state.json").write_text(json.dumps(state, indent=2))
+    return _load_split(folder)
+
+
+def name_splits(folder: Path, names: Iterable[str]) -> None:
+    """Record which splits are in `folder`, as `DatasetDict.save_to_disk` does."""
+    (folder / "dataset_dict.json").write_text(json.dumps({"splits": list(names)}))
+
+
+def _load_split(folder: Path) -> "Dataset":
+    from datasets import Dataset, load_from_disk
+
+    part = load_from_disk(str(folder))
+    return Dataset(part.data.table, fingerprint=part._fingerprint)
