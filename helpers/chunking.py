@@ -1,27 +1,23 @@
 """Token ids to blocks for training, with an account of every token.
 
-Arrow keeps the ids of all documents end to end in one buffer, so a block is a pair of offsets into
+Arrow stores the ids of all documents end to end in one buffer, so a block is a pair of offsets into
 it, and no token is handled in Python. The text is processed in windows of about two million tokens:
-memory does not grow with the text, and the blocks do not depend on how the text is batched.
+memory use does not grow with the text, and the blocks do not depend on how the text is batched.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from helpers.engine.arrow import name_splits, write_split
-from helpers.engine.blocks import IGNORED as IGNORED
-from helpers.engine.blocks import Chunker
-from helpers.errors import DataError, ParameterError
+from helpers.engine.blocks import Chunker, Settings
+from helpers.errors import DataError
+from helpers.packing import best_fit_decreasing
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
-
-STRATEGIES, REMAINDERS = ("concat", "pack", "document"), ("keep", "pad", "drop")
 
 
 @dataclass
@@ -29,8 +25,8 @@ class Account:
     """Where every token went: `tokens_in + separators == tokens_kept + tokens_dropped`, always.
 
     `dropped_remainder` counts the tokens of a last block that is dropped, `dropped_single` those
-    that are alone in their block, so that there is nothing to predict. `tokens_repeated` stand in
-    two blocks that overlap. `tokens_scored` are the targets of the loss.
+    that are alone in their block, so that there is nothing to predict. `tokens_repeated` are in two
+    overlapping blocks. `tokens_scored` are the targets of the loss.
     """
 
     block_size: int
@@ -102,33 +98,33 @@ def chunk(
         "pack"        a b c |     d e | f |          0 1 2 3     0 1 2 0 1
         "document"    a b c |     d e |     f |      0 1 2 3     0 1 2     0 1
 
-    `position_ids` start again at 0 with each document and each block. From them transformers builds
+    `position_ids` restart at 0 with each document and each block. From them transformers builds
     the mask that keeps attention inside a document, provided there is no `attention_mask` and no
     cache.
 
     Args:
-        tokenized: Documents as token ids, for one split or several; a stream gives a stream.
+        tokenized: Documents as token ids, one split or several; a stream gives a stream.
         block_size: Tokens per block, at least 2.
         eos_token_id: The token put after every document, or None for no token.
         strategy: `concat` lays documents end to end and cuts every `block_size` tokens. `pack` cuts
             long documents and packs the pieces by best-fit decreasing. `document` gives each
             document blocks of its own.
-        remainder: What becomes of a last, shorter block of `concat`: `keep` it, `pad` it with
+        remainder: What to do with a last, shorter block of `concat`: `keep` it, `pad` it with
             end-of-text that is not scored, or `drop` it.
         overlap: For `document`: how many tokens a further block of the same document repeats. They
             are not scored twice. Tokenizers call this the stride.
-        position_ids: Without them, the documents in a block see each other.
-        seed: Of the order of packed blocks.
-        folder: Where to write the blocks as they come; None keeps them in memory.
+        position_ids: Whether blocks have them; without them, documents in a block see each other.
+        seed: Seed of the order of packed blocks.
+        folder: Where to write the blocks as they are made; None keeps them in memory.
 
     Returns:
-        The blocks, and the account for each split. A block has `input_ids`, `position_ids`, and
+        The blocks, and an account for each split. A block has `input_ids`, `position_ids`, and
         `labels` where some places must not be scored (`pad`, `overlap`). The account of a stream
-        is complete once the stream was read to its end.
+        is filled in when the stream has been read to its end.
 
     Raises:
-        ParameterError: for an argument that cannot be used.
-        DataError: where there is not enough text for a single block.
+        ParameterError: for an invalid argument.
+        DataError: if there is not enough text for a single block.
 
     >>> from datasets import Dataset
     >>> blocks, account = chunk(Dataset.from_dict({"input_ids": [[1, 2, 3], [4, 5]]}), 5, 0)
@@ -150,59 +146,6 @@ def chunk(
     return type(tokenized)({name: blocks for name, (blocks, _) in done.items()}), accounts
 
 
-@dataclass(frozen=True)
-class Settings:
-    """The arguments of `chunk`, checked."""
-
-    block_size: int
-    eos_token_id: int | None
-    strategy: str
-    remainder: str
-    overlap: int
-    position_ids: bool
-    seed: int
-
-    def __post_init__(self) -> None:
-        for name, low in (("block_size", 2), ("overlap", 0), ("seed", 0)):
-            value = getattr(self, name)
-            if type(value) is not int or value < low:
-                raise ParameterError(name, value, f"it must be a whole number of at least {low}")
-        for name, choices in (("strategy", STRATEGIES), ("remainder", REMAINDERS)):
-            if getattr(self, name) not in choices:
-                needed = "it must be one of " + ", ".join(map(repr, choices))
-                raise ParameterError(name, getattr(self, name), needed)
-        if self.remainder != "keep" and self.strategy != "concat":
-            needed = f"{self.strategy!r} has no remainder, use 'keep'"
-            raise ParameterError("remainder", self.remainder, needed)
-        if self.overlap and self.strategy != "document":
-            needed = "only blocks of the strategy 'document' can overlap, use 0"
-            raise ParameterError("overlap", self.overlap, needed)
-        if self.overlap >= self.block_size:
-            needed = f"it must be less than a block of {self.block_size:,} tokens"
-            raise ParameterError("overlap", self.overlap, needed)
-
-    @property
-    def has_labels(self) -> bool:
-        """Whether only a column of labels can say which places are not scored."""
-        return self.remainder == "pad" or self.overlap > 0
-
-    @property
-    def position_type(self) -> type:
-        """16 bits where they suffice, for half the memory."""
-        return np.int16 if self.block_size <= 1 << 15 else np.int32
-
-    @property
-    def schema(self) -> "pa.Schema":
-        """The columns of the blocks."""
-        import pyarrow as pa
-
-        columns = [("input_ids", np.int32)]
-        columns += [("position_ids", self.position_type)] * self.position_ids
-        columns += [("labels", np.int32)] * self.has_labels
-        lists = [(name, pa.large_list(pa.from_numpy_dtype(kind))) for name, kind in columns]
-        return pa.schema(lists)
-
-
 def _chunk_split(
     name: str, tokenized: "Dataset | IterableDataset", settings: Settings, folder: Path | None
 ) -> tuple["Dataset | IterableDataset", Account]:
@@ -213,31 +156,31 @@ def _chunk_split(
 
     account = Account(settings.block_size)
     source = tokenized.select_columns("input_ids").with_format("arrow")
+
+    def batches(columns: Iterable["pa.ChunkedArray"]) -> Iterator["pa.RecordBatch"]:
+        chunker = Chunker(settings, best_fit_decreasing)
+        yield from chunker.batches(columns)
+        vars(account).update(vars(Account(settings.block_size, **chunker.counts)))
+        _report(name, account)
+
     if isinstance(tokenized, IterableDataset):
 
         def rows() -> Iterator[dict[str, list[int]]]:
-            vars(account).update(vars(Account(settings.block_size)))  # a second reading counts anew
-            arrays = (table["input_ids"] for table in source.iter(1000))
-            for batch in Chunker(settings, account).batches(arrays):
+            for batch in batches(table["input_ids"] for table in source.iter(1000)):
                 yield from batch.to_pylist()
-            _report(name, account)
 
         return IterableDataset.from_generator(rows), account
-    columns = (source[i : i + 100_000]["input_ids"] for i in range(0, len(tokenized), 100_000))
-    batches = Chunker(settings, account).batches(columns)
-    if folder is None:
-        # left to itself, datasets would hash every token for a fingerprint
-        fingerprint = Hasher.hash((tokenized._fingerprint, astuple(settings)))
-        table = pa.Table.from_batches(batches, settings.schema)
-        blocks = Dataset(table, fingerprint=fingerprint)
-    else:
-        blocks = write_split(folder, settings.schema, batches)
-    _report(name, account)
-    return blocks, account
+    slices = (source[i : i + 100_000]["input_ids"] for i in range(0, len(tokenized), 100_000))
+    if folder is not None:
+        return write_split(folder, settings.schema, batches(slices)), account
+    # without this fingerprint, datasets would hash every token
+    fingerprint = Hasher.hash((tokenized._fingerprint, astuple(settings)))
+    table = pa.Table.from_batches(batches(slices), settings.schema)
+    return Dataset(table, fingerprint=fingerprint), account
 
 
 def _report(name: str, account: Account) -> None:
-    """Print what was dropped, where it is over 1 %; DataError where there is no block at all."""
+    """Print what was dropped if it is over 1 %; DataError if there is no block at all."""
     before, dropped = account.tokens_in + account.separators, account.tokens_dropped
     if not account.blocks:
         raise DataError(

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from helpers.chunking import IGNORED
+from helpers.engine.blocks import IGNORED
 from helpers.errors import ParameterError
 
 if TYPE_CHECKING:

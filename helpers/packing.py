@@ -1,4 +1,4 @@
-"""Best-fit decreasing: pieces of text into few blocks, many pieces of one size at a time."""
+"""Best-fit decreasing: packs pieces of text into few blocks, all pieces of one size at once."""
 
 import numpy as np
 
@@ -46,7 +46,7 @@ class _Rooms:
     def take(self, size: int, count: int) -> tuple[np.ndarray, int]:
         """Bins for at most `count` items of `size`, and how many of them go into each bin.
 
-        The fullest bins with enough room are taken, and new ones only where there are none.
+        These are the fullest bins with enough room, or new ones if there are none.
         """
         fitting = self.present >> size
         if fitting:
@@ -67,16 +67,3 @@ class _Rooms:
         if len(bins) and room:
             self.bins.setdefault(room, []).append(bins)
             self.present |= 1 << room
-
-
-def take_segments(values: np.ndarray, sizes: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Reorder the segments of an int32 array: segment `order[i]`, of `sizes[order[i]]`, comes i-th.
-
-    The segments travel as binary strings, which Arrow moves at the speed of memory.
-    """
-    import pyarrow as pa
-
-    offsets = pa.py_buffer(values.itemsize * np.append(0, np.cumsum(sizes)))
-    buffers = [None, offsets, pa.py_buffer(values)]
-    segments = pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(sizes), buffers)
-    return np.frombuffer(segments.take(pa.array(order)).buffers()[2], np.int32)

@@ -23,8 +23,9 @@ from helpers.collation import check_block_size, collate
 from helpers.columns import texts
 from helpers.data import load_examples
 from helpers.engine.arrow import load
+from helpers.engine.blocks import take_segments
 from helpers.errors import DataError, ParameterError
-from helpers.packing import best_fit_decreasing, take_segments
+from helpers.packing import best_fit_decreasing
 from helpers.tokenization import tokenize
 
 EOS = 0

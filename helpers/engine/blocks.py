@@ -1,26 +1,84 @@
 """Blocks from an Arrow column of token ids, computed on whole arrays, one window at a time."""
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from helpers.packing import best_fit_decreasing, take_segments
+from helpers.errors import ParameterError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from helpers.chunking import Account, Settings
-
+STRATEGIES, REMAINDERS = ("concat", "pack", "document"), ("keep", "pad", "drop")
 IGNORED = -100  # the label that PyTorch's cross-entropy leaves out
 WINDOW = 1 << 21  # tokens; a window ends with the document that reaches it
 
 
-class Chunker:
-    """Makes the blocks of one split and fills in their account; see `helpers.chunking.chunk`."""
+@dataclass(frozen=True)
+class Settings:
+    """The arguments of `chunk`, checked."""
 
-    def __init__(self, settings: "Settings", account: "Account"):
-        self.settings, self.account = settings, account
+    block_size: int
+    eos_token_id: int | None
+    strategy: str
+    remainder: str
+    overlap: int
+    position_ids: bool
+    seed: int
+
+    def __post_init__(self) -> None:
+        for name, low in (("block_size", 2), ("overlap", 0), ("seed", 0)):
+            value = getattr(self, name)
+            if type(value) is not int or value < low:
+                raise ParameterError(name, value, f"it must be a whole number of at least {low}")
+        for name, choices in (("strategy", STRATEGIES), ("remainder", REMAINDERS)):
+            if getattr(self, name) not in choices:
+                needed = "it must be one of " + ", ".join(map(repr, choices))
+                raise ParameterError(name, getattr(self, name), needed)
+        if self.remainder != "keep" and self.strategy != "concat":
+            needed = f"{self.strategy!r} has no remainder, use 'keep'"
+            raise ParameterError("remainder", self.remainder, needed)
+        if self.overlap and self.strategy != "document":
+            needed = "only blocks of the strategy 'document' can overlap, use 0"
+            raise ParameterError("overlap", self.overlap, needed)
+        if self.overlap >= self.block_size:
+            needed = f"it must be less than a block of {self.block_size:,} tokens"
+            raise ParameterError("overlap", self.overlap, needed)
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether only a column of labels can say which places are not scored."""
+        return self.remainder == "pad" or self.overlap > 0
+
+    @property
+    def position_type(self) -> type:
+        """16 bits where they suffice, for half the memory."""
+        return np.int16 if self.block_size <= 1 << 15 else np.int32
+
+    @property
+    def schema(self) -> "pa.Schema":
+        """The columns of the blocks."""
+        import pyarrow as pa
+
+        columns = [("input_ids", np.int32)]
+        columns += [("position_ids", self.position_type)] * self.position_ids
+        columns += [("labels", np.int32)] * self.has_labels
+        lists = [(name, pa.large_list(pa.from_numpy_dtype(kind))) for name, kind in columns]
+        return pa.schema(lists)
+
+
+class Chunker:
+    """Makes the blocks of one split, see `helpers.chunking.chunk`, and counts their tokens.
+
+    `assign_bins` gives the block of each piece for the strategy `pack`. `counts` are the fields of
+    `helpers.chunking.Account`.
+    """
+
+    def __init__(self, settings: Settings, assign_bins: Callable[[np.ndarray, int], np.ndarray]):
+        self.settings, self.assign_bins, self.counts = settings, assign_bins, Counter()
         self._rest = np.zeros(0, np.int32)  # of `concat`: tokens that are in no block yet, and
         self._rest_ends = np.zeros(0, np.int64)  # where documents end there, counted from its end
 
@@ -28,12 +86,12 @@ class Chunker:
         """The blocks, one record batch for each window of the text."""
         strategy, eos = self.settings.strategy, self.settings.eos_token_id
         for number, (ids, lengths) in enumerate(windows(columns, whole=strategy == "pack")):
-            offset = self.account.tokens_in + self.account.separators
-            self.account.documents += len(lengths)
-            self.account.tokens_in += len(ids)
+            offset = self.counts["tokens_in"] + self.counts["separators"]
+            self.counts["documents"] += len(lengths)
+            self.counts["tokens_in"] += len(ids)
             if eos is not None:
                 ids, lengths = np.insert(ids, np.cumsum(lengths), eos), lengths + 1
-                self.account.separators += len(lengths)
+                self.counts["separators"] += len(lengths)
             if not len(ids):  # empty documents, and nothing between them
                 continue
             if strategy == "document":
@@ -51,7 +109,7 @@ class Chunker:
         """Documents end to end, the first of them `offset` tokens into the split."""
         size, ends, rest = self.settings.block_size, np.cumsum(lengths), self._rest
         first_block, last_block = (offset + ends - lengths) // size, (offset + ends - 1) // size
-        self.account.documents_cut += int(((last_block > first_block) & (lengths > 0)).sum())
+        self.counts["documents_cut"] += int(((last_block > first_block) & (lengths > 0)).sum())
         ends = np.append(self._rest_ends, ends)
         if len(rest) + len(ids) < size:
             self._rest, self._rest_ends = np.append(rest, ids), ends - len(ids)
@@ -78,7 +136,7 @@ class Chunker:
         settings, ids = self.settings, self._rest
         ends = self._rest_ends + len(ids)
         if settings.remainder == "drop":
-            self.account.dropped_remainder += len(ids)
+            self.counts["dropped_remainder"] += len(ids)
         elif settings.remainder == "pad" and len(ids) > 1:
             missing = settings.block_size - len(ids)
             filler = 0 if settings.eos_token_id is None else settings.eos_token_id
@@ -96,12 +154,12 @@ class Chunker:
     def _pieces(self, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The document of each piece, where the piece begins, and its size."""
         size, step = self.settings.block_size, self.settings.block_size - self.settings.overlap
-        counts = np.where(lengths > 0, 1 + np.maximum(0, -(-(lengths - size) // step)), 0)
-        owner = np.repeat(np.arange(len(lengths)), counts)
-        number = np.arange(len(owner)) - (np.cumsum(counts) - counts)[owner]  # in its document
+        pieces = np.where(lengths > 0, 1 + np.maximum(0, -(-(lengths - size) // step)), 0)
+        owner = np.repeat(np.arange(len(lengths)), pieces)
+        number = np.arange(len(owner)) - (np.cumsum(pieces) - pieces)[owner]  # in its document
         ends = np.cumsum(lengths)
         begins = (ends - lengths)[owner] + step * number
-        self.account.documents_cut += int((counts > 1).sum())
+        self.counts["documents_cut"] += int((pieces > 1).sum())
         return owner, begins, np.minimum(size, ends[owner] - begins)
 
     def _documents(self, ids: np.ndarray, lengths: np.ndarray) -> "pa.RecordBatch":
@@ -118,7 +176,7 @@ class Chunker:
     def _packed(self, ids: np.ndarray, lengths: np.ndarray, window: int) -> "pa.RecordBatch":
         """Pieces of documents, several to a block, the blocks in a seeded order."""
         _, _, sizes = self._pieces(lengths)
-        bins = best_fit_decreasing(sizes, self.settings.block_size)
+        bins = self.assign_bins(sizes, self.settings.block_size)
         generator = np.random.default_rng([self.settings.seed, window])
         row = generator.permutation(bins.max() + 1)[bins]
         order = np.argsort(row, kind="stable")
@@ -141,10 +199,10 @@ class Chunker:
         """
         import pyarrow as pa
 
-        settings, account = self.settings, self.account
+        settings, counts = self.settings, self.counts
         single = sizes == 1
         if single.any():
-            account.dropped_single += int(single.sum())
+            counts["dropped_single"] += int(single.sum())
             alone = single[np.searchsorted(np.cumsum(sizes), np.cumsum(segments))]
             keep = ~np.repeat(single, sizes)
             ids, sizes, segments = ids[keep], sizes[~single], segments[~alone]
@@ -162,11 +220,11 @@ class Chunker:
             masked[first] = True
             scored = len(ids) - int(masked.sum())
             columns.append(np.where(masked, np.int32(IGNORED), ids))
-        account.tokens_kept += len(ids) - padded - repeated
-        account.tokens_repeated += repeated
-        account.tokens_scored += scored
-        account.blocks += len(sizes)
-        account.full_blocks += int((sizes == settings.block_size).sum()) - (padded > 0)
+        counts["tokens_kept"] += len(ids) - padded - repeated
+        counts["tokens_repeated"] += repeated
+        counts["tokens_scored"] += scored
+        counts["blocks"] += len(sizes)
+        counts["full_blocks"] += int((sizes == settings.block_size).sum()) - (padded > 0)
         lists = [pa.LargeListArray.from_arrays(offsets, column) for column in columns]
         return pa.RecordBatch.from_arrays(lists, schema=settings.schema)
 
@@ -209,3 +267,16 @@ def windows(
                 pending, missing = [], WINDOW
     if pending:
         yield joined()
+
+
+def take_segments(values: np.ndarray, sizes: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Reorder the segments of an int32 array: segment `order[i]`, of `sizes[order[i]]`, comes i-th.
+
+    The segments travel as binary strings, which Arrow moves at the speed of memory.
+    """
+    import pyarrow as pa
+
+    offsets = pa.py_buffer(values.itemsize * np.append(0, np.cumsum(sizes)))
+    buffers = [None, offsets, pa.py_buffer(values)]
+    segments = pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(sizes), buffers)
+    return np.frombuffer(segments.take(pa.array(order)).buffers()[2], np.int32)
