@@ -1,8 +1,8 @@
-"""Perplexity, one definition at a time, from sums in float64: nats are added up, tokens are counted, and divided once.
+"""Perplexity, by three definitions: nats are summed in float64, tokens counted, and divided once.
 
-Three ways to cut a text into windows are in use, and their numbers differ: `score_documents` is the rolling log likelihood of
-lm-evaluation-harness, `score_stride` the overlapping windows of the documentation of transformers, `score_blocks` the evaluation loss
-of the guide. A `Score` says which of them it is.
+Three ways to cut a text into windows are in use, and their numbers differ: `score_documents` is the
+rolling log likelihood of lm-evaluation-harness, `score_stride` the overlapping windows of the
+documentation of transformers, `score_blocks` the evaluation loss of the guide.
 """
 
 import hashlib
@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from helpers.chunking import IGNORED
+from helpers.engine.windows import Windows, block_windows, rolling_windows, strided_windows
 from helpers.errors import DataError, ModelError, ParameterError
 from helpers.models import context_length
-from helpers.scoring import Windows, token_nats
+from helpers.scoring import token_nats
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -26,12 +26,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Score:
-    """What a model makes of some texts, document by document (or block by block).
+    """The nats of some texts under a model, document by document (or block by block).
 
-    `definition`, `context`, `stride` (tokens) and `first_token` say how the windows were cut. `token_nats` (float32) are the negative log
-    likelihoods of all tokens that were scored, one document after another, and `tokens` how many each document has of them.
-    `bytes` and `words` are those of each document's text, 0 where blocks were scored, which have no text of their own.
-    `text` is a hash of what was scored.
+    Attributes:
+        definition, context, stride, first_token: How windows were cut; lengths in tokens.
+        token_nats: The negative log likelihood of each scored token, one document after another:
+            (tokens,), float32.
+        tokens: The number of scored tokens of each document: (documents,).
+        bytes, words: The size of each document's text, 0 for blocks, which have none: (documents,).
+        text: A hash of what was scored.
+
+    >>> half = np.full(4, np.log(2), np.float32)  # four tokens of probability 1/2
+    >>> counts = [np.array([n]) for n in (4, 8, 2)]
+    >>> score = Score("rolling", 32, 32, "after the prefix", half, *counts, text="")
+    >>> round(score.perplexity, 3), round(score.bits_per_byte, 3), round(score.word_perplexity, 3)
+    (2.0, 0.5, 4.0)
     """
 
     definition: str
@@ -54,12 +63,12 @@ class Score:
 
     @property
     def loss(self) -> float:
-        """Mean negative log likelihood, in nats a token."""
+        """Mean negative log likelihood, in nats per token."""
         return float(self.nats.sum() / self.tokens.sum())
 
     @property
     def perplexity(self) -> float:
-        """exp(loss): among how many equally likely tokens the model is in doubt, as a geometric mean."""
+        """exp(loss): the model is as uncertain as among this many equally likely tokens."""
         return _exp(self.loss)
 
     def document(self, number: int) -> np.ndarray:
@@ -69,27 +78,24 @@ class Score:
 
     @property
     def bits_per_byte(self) -> float:
-        """Bits for a byte of UTF-8 text, NaN without text: independent of the tokenizer, so that models with different ones compare."""
-        return (
-            float(self.nats.sum() / math.log(2) / self.bytes.sum())
-            if self.bytes.any()
-            else math.nan
-        )
+        """Bits per byte of UTF-8 text, NaN without text: comparable across tokenizers."""
+        bits = float(self.nats.sum() / math.log(2))
+        return bits / float(self.bytes.sum()) if self.bytes.any() else math.nan
 
     @property
     def word_perplexity(self) -> float:
-        """exp(nats a word), NaN without words, words being what lies between white space."""
+        """exp(nats per word), NaN without words; words are separated by white space."""
         return _exp(float(self.nats.sum() / self.words.sum())) if self.words.any() else math.nan
 
     @property
     def document_perplexities(self) -> np.ndarray:
-        """The perplexity of each document, NaN where it has no token: (documents,), float64."""
+        """The perplexity of each document, NaN without tokens: (documents,), float64."""
         with np.errstate(over="ignore", invalid="ignore"):
             return np.exp(self.nats / self.tokens)
 
 
 def _exp(nats: float) -> float:
-    """exp, infinite where a float64 cannot hold it."""
+    """exp, infinite where float64 overflows."""
     return math.inf if nats >= 709 else math.exp(nats)
 
 
@@ -101,28 +107,27 @@ def score_documents(
     compute_dtype: str = "float32",
     resume: Path | None = None,
 ) -> Score:
-    """Each token of each document once, in windows as long as the model's context.
+    """Score each token of each document once, in windows as long as the model's context.
 
-    `documents` are token ids, `texts` the same documents as text. The first token is predicted from `prefix` (see `prefix_token`), the
-    first token of a later window from the one before it; the last window, which is shorter, sees what came before it as far as
-    the context reaches. It is the rolling log likelihood of lm-evaluation-harness for tokens without added ones. `compute_dtype` and `resume` are those of
-    `token_nats`, and so are the errors.
+    The first token of a document is predicted from `prefix`, that of a later window from the token
+    before it. The last window, which is shorter, is extended to the left as far as the context
+    allows. This is the rolling log likelihood of lm-evaluation-harness.
+
+    Args:
+        documents: The token ids of each document.
+        texts: The same documents as text.
+        prefix: The token put before each document, see `helpers.models.prefix_token`.
+        compute_dtype, resume: As for `helpers.scoring.token_nats`, and so are the errors.
+
+    Raises:
+        DataError: if documents and texts differ in number.
     """
     _check_pairs(documents, texts)
     context = context_length(model)
-    lengths = np.array([len(ids) for ids in documents], np.int64)
-    ids = _flat([part for document in documents for part in ([prefix], document)])
-    before = np.cumsum(lengths + 1) - lengths - 1  # where the prefix of each document stands
-    owners, start = _cut(lengths, context)
-    start += 1
-    end = np.minimum(start + context, lengths[owners] + 1)
-    windows = Windows(
-        ids, *(before[owners] + n for n in (np.maximum(0, end - context - 1), start, end)), owners
-    )
+    windows, lengths = rolling_windows(documents, prefix, context)
     nats = token_nats(model, windows, compute_dtype, resume)
-    return _score(
-        ("rolling", context, context, "after the prefix"), windows, nats, lengths + 1, texts
-    )
+    definition = ("rolling", context, context, "after the prefix")
+    return _score(definition, windows, nats, lengths, texts)
 
 
 def score_stride(
@@ -134,30 +139,29 @@ def score_stride(
     compute_dtype: str = "float32",
     resume: Path | None = None,
 ) -> Score:
-    """Windows of `context` tokens (None: the model's own), one every `stride` tokens, each scoring what no window before it has scored.
+    """Score windows of `context` tokens, one every `stride` tokens, each token in the first window.
 
-    It is the loop of transformers' documentation ("Perplexity of fixed-length models"), where nothing stands before a
-    text and its first token is not scored, nor the first of any window if the stride is the context; but the tokens are counted
-    that were scored, where the loop counts one too few in each window that overlaps. Bytes and words are those of the whole text. Parameters and errors are those of `score_documents`; ParameterError for a stride that leaves gaps.
+    This is the loop of transformers' documentation ("Perplexity of fixed-length models"): the first
+    token of a text is not scored, nor that of any window if the stride is the context. But all
+    scored tokens are counted; the loop counts one too few in each overlapping window.
+
+    Args:
+        context: Tokens per window, None for the model's context length.
+        documents, texts, compute_dtype, resume: As for `score_documents`, and so are the errors.
+
+    Raises:
+        ParameterError: for a context beyond the model's, or a stride that leaves gaps.
     """
     _check_pairs(documents, texts)
-    context = context_length(model) if context is None else context
-    if not 2 <= context <= context_length(model):
-        raise ParameterError(
-            "context", context, f"it must lie between 2 and the model's {context_length(model):,}"
-        )
+    longest = context_length(model)
+    context = longest if context is None else context
+    if not 2 <= context <= longest:
+        needed = f"it must lie between 2 and the model's {longest:,}"
+        raise ParameterError("context", context, needed)
     if not 1 <= stride <= context:
-        raise ParameterError(
-            "stride", stride, f"it must lie between 1 and the context of {context:,} tokens"
-        )
-    lengths = np.array([len(ids) for ids in documents], np.int64)
-    ids, before = _flat(documents), np.cumsum(lengths) - lengths
-    owners, first = _cut(
-        np.where(lengths > context, lengths - context + stride, np.minimum(lengths, 1)), stride
-    )
-    end = np.minimum(first + context, lengths[owners])
-    start = np.maximum(first + 1, np.where(first > 0, first + context - stride, 0))
-    windows = Windows(ids, *(before[owners] + n for n in (first, start, end)), owners)
+        needed = f"it must lie between 1 and the context of {context:,} tokens"
+        raise ParameterError("stride", stride, needed)
+    windows, lengths = strided_windows(documents, stride, context)
     nats = token_nats(model, windows, compute_dtype, resume)
     return _score(("stride", context, stride, "not scored"), windows, nats, lengths, texts)
 
@@ -168,29 +172,14 @@ def score_blocks(
     compute_dtype: str = "float32",
     resume: Path | None = None,
 ) -> Score:
-    """The blocks as the model is trained on them: the targets of the loss, each token with the same weight.
+    """Score blocks as the model is trained on them: the targets of the loss, each token alike.
 
-    Each document in a block is a window by itself, which starts where `position_ids` do. exp(loss) is the guide's
-    `exp(eval_loss)`, which is right only where all blocks have the same number of targets.
+    Each document in a block is a window by itself, which starts where `position_ids` do. exp(loss)
+    is the guide's `exp(eval_loss)`, which is right only if all blocks have as many targets.
+
+    `compute_dtype`, `resume` and the errors are those of `helpers.scoring.token_nats`.
     """
-    import pyarrow.compute as pc
-
-    columns = blocks.with_format("arrow")
-    flat = {
-        name: pc.list_flatten(columns[name][:]).to_numpy()
-        for name in ("input_ids", "position_ids", "labels")
-        if name in blocks.column_names
-    }
-    lengths = pc.list_value_length(columns["input_ids"][:]).to_numpy().astype(np.int64)
-    begins, ids = np.zeros(lengths.sum(), bool), flat["input_ids"]
-    begins[(np.cumsum(lengths) - lengths)[lengths > 0]] = True
-    begins |= flat.get("position_ids", np.ones(1, np.int64)) == 0
-    first = np.flatnonzero(begins)
-    owners = np.repeat(np.arange(len(lengths)), lengths)[first]
-    ignored = flat["labels"] == IGNORED if "labels" in flat else None
-    windows = Windows(
-        ids, first, first + 1, np.append(first[1:], len(ids)), owners, "block", ignored
-    )
+    windows, lengths = block_windows(blocks)
     nats = token_nats(model, windows, compute_dtype, resume)
     size = int(lengths.max())
     return _score(("blocks", size, size, "not scored"), windows, nats, lengths, [""] * len(lengths))
@@ -198,43 +187,26 @@ def score_blocks(
 
 def _check_pairs(documents: Sequence[Sequence[int]], texts: Sequence[str]) -> None:
     if len(texts) != len(documents):
-        raise DataError(
-            f"There are {len(documents)} documents of tokens and {len(texts)} texts: they must be the same."
-        )
-
-
-def _flat(rows: Sequence[Sequence[int]]) -> np.ndarray:
-    return (
-        np.concatenate([np.asarray(row, np.int32) for row in rows])
-        if len(rows)
-        else np.zeros(0, np.int32)
-    )
-
-
-def _cut(lengths: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each piece of `step` tokens of each document, the number of the document and where in it the piece starts."""
-    pieces = -(-lengths // step)
-    owners = np.repeat(np.arange(len(lengths)), pieces)
-    return owners, (np.arange(len(owners)) - (np.cumsum(pieces) - pieces)[owners]) * step
+        counts = f"{len(documents)} documents of tokens and {len(texts)} texts"
+        raise DataError(f"There are {counts}: they must be the same.")
 
 
 def _score(
-    what: tuple[str, int, int, str],
+    definition: tuple[str, int, int, str],
     windows: Windows,
     nats: np.ndarray,
     lengths: np.ndarray,
     texts: Sequence[str],
 ) -> Score:
-    """A Score from the nats of documents that follow each other, of some lengths in tokens; `what` are its first four fields."""
+    """A Score from the nats of adjacent documents, `lengths` tokens long."""
     scored = ~np.isnan(nats)
     before, ends = np.concatenate([[0], np.cumsum(scored)]), np.cumsum(lengths)
-    digest = hashlib.blake2b(
-        windows.ids.tobytes() + scored.tobytes() + lengths.tobytes(), digest_size=16
-    )
+    hashed = windows.ids.tobytes() + scored.tobytes() + lengths.tobytes()
+    digest = hashlib.blake2b(hashed, digest_size=16)
     for text in texts:
         digest.update(text.encode() + b"\0")
     return Score(
-        *what,
+        *definition,
         token_nats=nats[scored],
         tokens=before[ends] - before[ends - lengths],
         bytes=np.array([len(t.encode()) for t in texts]),
@@ -246,106 +218,86 @@ def _score(
 def bootstrap(
     nats: np.ndarray, tokens: np.ndarray, seed: int = 0, samples: int = 2000
 ) -> np.ndarray:
-    """The losses of samples of documents, drawn with replacement (Efron 1979): (models, samples), float64, in nats a token.
+    """The losses of samples of documents, drawn with replacement (Efron 1979).
 
-    `nats` (models, documents) of the same `tokens` (documents,): each sample draws documents, the same ones for all models.
+    Args:
+        nats: (models, documents); each sample draws the same documents for all models.
+        tokens: (documents,).
+
+    Returns:
+        Nats per token: (models, samples), float64.
     """
-    rng, found = np.random.default_rng(seed), np.empty((len(nats), samples))
+    rng, losses = np.random.default_rng(seed), np.empty((len(nats), samples))
     for sample in range(samples):
         drawn = rng.integers(0, len(tokens), len(tokens))
-        found[:, sample] = nats[:, drawn].sum(1) / tokens[drawn].sum()
-    return found
+        losses[:, sample] = nats[:, drawn].sum(1) / tokens[drawn].sum()
+    return losses
 
 
 def interval(score: Score, seed: int = 0) -> tuple[float, float]:
-    """The 95 % interval of a perplexity, from a bootstrap over documents; NaN where there are not two of them."""
+    """The 95 % interval of a perplexity, by a bootstrap over documents; NaN for less than two."""
     some = score.tokens > 0
     if some.sum() < 2:
         return math.nan, math.nan
     with np.errstate(over="ignore"):
         drawn = np.exp(bootstrap(score.nats[None, some], score.tokens[some], seed))
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return float(low), float(high)
+    return tuple(np.quantile(drawn, [0.025, 0.975]).tolist())
 
 
 def definitions(scores: dict[str, list[Score]]) -> list[dict[str, object]]:
-    """The perplexities of some models as rows of a table, each with what defines it; lengths in tokens, None where it has no meaning."""
+    """The perplexities of some models as rows of a table, each with what defines it.
+
+    Lengths are in tokens; None stands for a number that is undefined or infinite.
+    """
     rows = []
-    for model, found in scores.items():
-        for score in found:
-            low, high = interval(score)
-            row = {"model": model, "definition": score.definition, "first token": score.first_token}
-            row |= {
-                "context": score.context,
-                "stride": score.stride,
-                "tokens": int(score.tokens.sum()),
-            }
-            row |= {"perplexity": score.perplexity, "low": low, "high": high}
-            row |= {
-                "bits per byte": score.bits_per_byte,
-                "perplexity a word": score.word_perplexity,
-            }
-            documents = score.document_perplexities[score.tokens > 0]
-            row |= {"mean": float(documents.mean()), "median": float(np.median(documents))}
-            rows.append(
-                {
-                    k: None if isinstance(v, float) and not math.isfinite(v) else v
-                    for k, v in row.items()
-                }
-            )
+    for model, score in ((model, score) for model, some in scores.items() for score in some):
+        row = {"model": model, "definition": score.definition, "first token": score.first_token}
+        row |= {"context": score.context, "stride": score.stride, "tokens": int(score.tokens.sum())}
+        row |= {"perplexity": score.perplexity}
+        row |= zip(("low", "high"), interval(score), strict=True)
+        row |= {"bits per byte": score.bits_per_byte, "perplexity a word": score.word_perplexity}
+        documents = score.document_perplexities[score.tokens > 0]
+        row |= {"mean": float(documents.mean()), "median": float(np.median(documents))}
+        undefined = [k for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)]
+        rows.append(row | dict.fromkeys(undefined))
     return rows
 
 
-def flat(rows: list[dict[str, object]]) -> dict[str, object]:
-    """The rows of `definitions` as metrics of a run.
-
-    `perplexity_base` is the rolling one, the others are named: `perplexity_stride_base`. What is the same for all models
-    has no model in its name: `context_rolling`, `tokens_stride`.
-    """
-    found = {}
-    for row in rows:
-        model = row["model"].replace("-", "")
-        for name in row.keys() - {"model", "definition"}:
-            of = (
-                [row["definition"]]
-                if name in ("first token", "context", "stride", "tokens")
-                else [row["definition"], model]
-            )
-            key = "_".join([name, *of]).replace(" ", "_").replace(f"_rolling_{model}", f"_{model}")
-            if row[name] is not None:
-                found[key] = row[name]
-    return dict(sorted(found.items()))
-
-
 def compare(base: Score, tuned: Score, seed: int = 0, samples: int = 2000) -> dict[str, float]:
-    """Fine-tuned against base on the same documents: ratio and difference of their perplexities with 95 % intervals, and who got better.
+    """Fine-tuned against base, with 95 % intervals from a bootstrap over documents.
 
-    The intervals come from a bootstrap over documents, paired: each sample draws documents, the same ones for both.
-    Raises ModelError where the two were not scored by the same definition on the same text, tokens and context.
+    The bootstrap is paired: each sample draws the same documents for both.
+
+    Returns:
+        Ratio and difference of the perplexities, the ends of their intervals, and the share of
+        documents that the fine-tuned model predicts better.
+
+    Raises:
+        ModelError: if the scores are not of the same definition, text, tokens and context, or of
+            less than two documents.
     """
     for name in ("definition", "context", "stride", "text"):
         one, other = getattr(base, name), getattr(tuned, name)
         if one != other:
-            what = "different texts or tokens" if name == "text" else f"{name} {one} and {other}"
+            both = (
+                "on different texts or tokens" if name == "text" else f"by {name} {one} and {other}"
+            )
             raise ModelError(
-                f"Base and fine-tuned model were scored on {what}: their perplexities cannot be compared."
+                f"Base and fine-tuned model were scored {both}: their perplexities cannot be compared."
             )
     some = base.tokens > 0
     if some.sum() < 2:
-        raise ModelError(
-            "Perplexities of one document cannot be compared with an interval: score two documents or more."
-        )
+        raise ModelError("A comparison with an interval needs two documents or more.")
     losses = bootstrap(np.stack([base.nats, tuned.nats])[:, some], base.tokens[some], seed, samples)
-    found = {
+    with np.errstate(over="ignore", invalid="ignore"):
+        ratios, differences = np.exp(losses[1] - losses[0]), np.diff(np.exp(losses), axis=0)
+        ends = np.quantile([ratios, differences[0]], [0.025, 0.975], axis=1).T.flatten().tolist()
+    names = [
+        f"perplexity_{name}_{end}" for name in ("ratio", "difference") for end in ("low", "high")
+    ]
+    return {
         "perplexity_ratio": _exp(tuned.loss - base.loss),
         "perplexity_difference": tuned.perplexity - base.perplexity,
+        **dict(zip(names, ends, strict=True)),
+        "share_of_documents_better": float((tuned.nats < base.nats)[some].mean()),
     }
-    with np.errstate(over="ignore", invalid="ignore"):
-        drawn = {
-            "ratio": np.exp(losses[1] - losses[0]),
-            "difference": np.exp(losses[1]) - np.exp(losses[0]),
-        }
-        for name, values in drawn.items():
-            low, high = np.quantile(values, [0.025, 0.975])
-            found |= {f"perplexity_{name}_low": float(low), f"perplexity_{name}_high": float(high)}
-    return found | {"share_of_documents_better": float((tuned.nats < base.nats)[some].mean())}

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 from transformers import Trainer
 
 from helpers.engine.files import flush
-from helpers.engine.tiled_loss import lean_loss
+from helpers.engine.memory import keep_memory
+from helpers.engine.tiled_loss import use_tiled_loss
 from helpers.engine.watch import Watch
 from helpers.errors import ModelError, RunError
 from helpers.perplexity import score_blocks
-from helpers.scoring import keep_memory
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +30,7 @@ class BlockTrainer(Trainer):
     """transformers' Trainer for blocks, with four things changed.
 
     - Its evaluation loss is that of `score_blocks`: every token weighs the same, and one that is not a number stops.
-    - Large batches get their loss tile by tile (see `lean_loss`).
+    - Large batches get their loss tile by tile (see `use_tiled_loss`).
     - A batch that does not fit into memory is cut in halves, whose gradients are added up: the result is the same. Where several
       processes train together, it is an error.
     - `train` goes on from the last whole checkpoint in `output_dir`, if there is one, and ends with the same weights as without the
@@ -60,7 +60,7 @@ class BlockTrainer(Trainer):
             )
         self.watch.stop, self.model_wrapped = False, self.model
         net = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
-        lean_loss(net)
+        use_tiled_loss(net)
         keep_memory()
         try:
             with self._signals():

@@ -7,7 +7,7 @@ import torch
 
 import helpers.engine.tiled_loss
 from helpers.collation import collate
-from helpers.engine.tiled_loss import lean_loss
+from helpers.engine.tiled_loss import use_tiled_loss
 from helpers.models import load_model
 from helpers.perplexity import score_documents
 from tests.small_training import blocks_of, small
@@ -36,7 +36,7 @@ def test_the_whole_run_uses_the_gpu(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_lean_loss_on_a_gpu_is_that_of_the_model(dtype, monkeypatch):
+def test_the_use_tiled_loss_on_a_gpu_is_that_of_the_model(dtype, monkeypatch):
     """In float32 to 1e-3 (TF32), in bfloat16 to its rounding."""
     monkeypatch.setattr(helpers.engine.tiled_loss, "SMALL", 0)
     model, batch = (
@@ -52,7 +52,7 @@ def test_the_lean_loss_on_a_gpu_is_that_of_the_model(dtype, monkeypatch):
         return loss.item(), torch.cat([p.grad.flatten() for p in model.parameters()])
 
     loss, right = gradients()
-    assert lean_loss(model)
+    assert use_tiled_loss(model)
     ours, found = gradients()
     assert ours == pytest.approx(loss, rel=1e-3 if dtype == torch.float32 else 1e-2)
     assert (found - right).norm() < (1e-3 if dtype == torch.float32 else 3e-2) * right.norm()

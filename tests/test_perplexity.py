@@ -11,16 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM
 
-from helpers import scoring
 from helpers.chunking import chunk
 from helpers.collation import collate
+from helpers.engine import memory
 from helpers.errors import DataError, ModelError, ParameterError
 from helpers.models import load_model
 from helpers.perplexity import (
     Score,
     compare,
     definitions,
-    flat,
     interval,
     score_blocks,
     score_documents,
@@ -54,7 +53,7 @@ def strided(model, documents, stride, **more):
 @pytest.fixture(params=BUDGETS, ids=[f"{n} tokens at once" for n in BUDGETS])
 def budget(request, monkeypatch):
     """The tests that ask for it run with batches of one window, of a few, and of all."""
-    monkeypatch.setitem(scoring.MOST, "cpu", request.param)
+    monkeypatch.setitem(memory.MOST, "cpu", request.param)
 
 
 def log_softmax(logits):
@@ -526,18 +525,6 @@ def test_the_table_says_what_each_number_is(small_model):
         assert row["model"] == "base"
         assert row["perplexity"] == pytest.approx(math.exp(score.nats.sum() / row["tokens"]))
     assert rows[2]["bits per byte"] is None
-
-
-def test_the_metrics_of_a_table():
-    rows = definitions({"base": list(scores()[:1]), "fine-tuned": list(scores()[1:])})
-    found = flat(rows)
-    assert found["perplexity_finetuned"] == rows[1]["perplexity"]
-    assert found["low_base"] == rows[0]["low"] < found["perplexity_base"]
-    other = flat([rows[0] | {"definition": "stride"}])
-    assert other["bits_per_byte_stride_base"] == rows[0]["bits per byte"]
-    assert (found["context_rolling"], found["first_token_rolling"]) == (32, "after the prefix")
-    assert found["tokens_rolling"] == rows[0]["tokens"]
-    assert not [name for name in found if name.startswith(("model", "definition"))]
 
 
 def test_one_document_has_no_interval():

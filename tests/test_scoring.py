@@ -27,9 +27,11 @@ from transformers import (
     OPTForCausalLM,
 )
 
-from helpers import scoring
+from helpers.engine import memory, tiled_loss
+from helpers.engine.tiled_loss import full_losses, tiled_losses
+from helpers.engine.windows import Windows
 from helpers.errors import DataError, ModelError
-from helpers.scoring import Windows, own_losses, sliced_losses, token_nats
+from helpers.scoring import token_nats
 from tests.test_perplexity import log_softmax
 
 CLOSE = 1e-6
@@ -118,10 +120,12 @@ def test_any_model_with_large_logits_against_its_own(model):
 def test_which_models_are_sliced(request, model):
     inputs, _ = WINDOWS.batch(np.array([0]))
     with torch.no_grad():
-        assert scoring.sliceable(model, inputs) == (request.node.callspec.params["model"] in SLICED)
+        assert tiled_loss.sliceable(model, inputs) == (
+            request.node.callspec.params["model"] in SLICED
+        )
 
 
-@pytest.mark.parametrize("losses_of", [sliced_losses, own_losses])
+@pytest.mark.parametrize("losses_of", [tiled_losses, full_losses])
 def test_both_ways_put_losses_in_the_same_places(losses_of, small_model):
     windows = windows_of([9, 30, 4], high=64)
     inputs, targets = windows.batch(np.arange(3))
@@ -151,14 +155,14 @@ class Largest(TorchDispatchMode):
 def test_the_logits_of_a_batch_are_never_there_at_once(monkeypatch):
     torch.manual_seed(0)
     model = MODELS["GPT-2"]().eval()
-    monkeypatch.setitem(scoring.TILE, "cpu", (64, 70))
+    monkeypatch.setitem(tiled_loss.TILE, "cpu", (64, 70))
     inputs, targets = windows_of([30] * 8).batch(np.arange(8))
     found = {}
-    for losses_of in (sliced_losses, own_losses):
+    for losses_of in (tiled_losses, full_losses):
         with torch.inference_mode(), Largest() as largest:
             losses = losses_of(model, inputs, targets)
         found[losses_of] = (largest.elements, losses)
-    (small, tiled), (large, whole) = found[sliced_losses], found[own_losses]
+    (small, tiled), (large, whole) = found[tiled_losses], found[full_losses]
     assert large >= 8 * 29 * VOCABULARY
     assert small <= 8 * 29 * 4 * 32  # the widest layer of the model
     np.testing.assert_allclose(tiled.numpy(), whole.numpy(), rtol=1e-5)
@@ -170,7 +174,7 @@ def test_tiles_of_any_size_and_a_bias(tile, monkeypatch):
     model = MODELS["Llama"]().eval()
     model.lm_head = torch.nn.Linear(32, VOCABULARY)
     model.lm_head.weight.data *= 50
-    monkeypatch.setitem(scoring.TILE, "cpu", tile)
+    monkeypatch.setitem(tiled_loss.TILE, "cpu", tile)
     windows = windows_of([5, 9])
     np.testing.assert_allclose(token_nats(model, windows), slow(model, windows), rtol=1e-5)
 
@@ -192,7 +196,7 @@ class Narrow:
 
 @pytest.mark.parametrize("sliced", [True, False])
 def test_a_batch_that_does_not_fit_is_halved(sliced, small_model, monkeypatch):
-    monkeypatch.setattr(scoring, "sliceable", lambda *_: sliced)
+    monkeypatch.setattr(tiled_loss, "sliceable", lambda *_: sliced)
     windows = windows_of([30] * 20 + [9] * 30, high=64)
     expected = token_nats(small_model, windows)
     narrow = Narrow(small_model, 5 * 29)
@@ -223,10 +227,10 @@ def count_rows(model):
 
 
 def test_an_interrupted_evaluation_goes_on(small_model, monkeypatch, tmp_path):
-    monkeypatch.setitem(scoring.MOST, "cpu", 1)  # a window a batch
+    monkeypatch.setitem(memory.MOST, "cpu", 1)  # a window a batch
     windows = windows_of([30, 20, 25, 4, 9, 28, 2], high=64)
     whole = token_nats(small_model, windows)
-    rows, original = count_rows(small_model), scoring.sliced_losses
+    rows, original = count_rows(small_model), tiled_loss.tiled_losses
 
     def stops(*args):
         if len(rows) > 5:
@@ -234,7 +238,7 @@ def test_an_interrupted_evaluation_goes_on(small_model, monkeypatch, tmp_path):
         return original(*args)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(scoring, "sliced_losses", stops)
+        patch.setattr(tiled_loss, "tiled_losses", stops)
         token_nats(small_model, windows, resume=tmp_path)
     done = len(rows) - 2  # two rows are of the trial that decides whether to slice
     assert 0 < done < 7
@@ -313,9 +317,9 @@ def test_float32_is_float32_after_a_training_in_bfloat16(small_model):
 def test_the_batch_follows_free_memory(small_model, monkeypatch):
     each, windows = 64 * 32, windows_of([30, 20], high=64)
     expected = token_nats(small_model, windows)
-    for free, tokens in ((2**40, scoring.MOST["cpu"]), (4 * each * 1000, 1000), (0, 0)):
-        monkeypatch.setattr(scoring, "free_memory", lambda kind, free=free: free)
-        assert scoring._tokens_at_once(small_model, sliced=True) == tokens
+    for free, tokens in ((2**40, memory.MOST["cpu"]), (4 * each * 1000, 1000), (0, 0)):
+        monkeypatch.setattr(memory, "free_memory", lambda kind, free=free: free)
+        assert memory.tokens_at_once(small_model, 32, tiled=True) == tokens
     np.testing.assert_allclose(
         token_nats(small_model, windows), expected, rtol=1e-5
     )  # a window at a time
@@ -324,7 +328,7 @@ def test_the_batch_follows_free_memory(small_model, monkeypatch):
 def test_free_memory_is_no_more_than_the_machine_has():
     import psutil
 
-    assert 0 < scoring.free_memory("cpu") <= psutil.virtual_memory().total
+    assert 0 < memory.free_memory("cpu") <= psutil.virtual_memory().total
 
 
 class Scaled(torch.nn.Linear):
@@ -341,7 +345,7 @@ def test_an_output_layer_that_does_more_than_a_product_is_not_sliced(small_model
     head.weight.data *= 100
     inputs, _ = WINDOWS_64.batch(np.array([0]))
     with torch.no_grad():
-        assert not scoring.sliceable(small_model, inputs)
+        assert not tiled_loss.sliceable(small_model, inputs)
     np.testing.assert_allclose(
         token_nats(small_model, WINDOWS_64), slow(small_model, WINDOWS_64), rtol=1e-5
     )

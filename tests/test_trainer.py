@@ -34,7 +34,7 @@ from transformers import (
 import helpers.engine.tiled_loss
 import helpers.training
 from helpers.collation import collate
-from helpers.engine.tiled_loss import lean_loss
+from helpers.engine.tiled_loss import use_tiled_loss
 from helpers.engine.watch import Samples
 from helpers.errors import ModelError, ParameterError, RunError
 from helpers.hub.sources import PROJECT
@@ -124,14 +124,16 @@ def gradients(model, batch, items):
     "make", [small, lambda: llama(True), lambda: llama(False)], ids=["GPT-2", "tied Llama", "Llama"]
 )
 @pytest.mark.parametrize("items", [None, torch.tensor(41)])
-def test_the_lean_loss_and_its_gradients_are_those_of_the_model(make, tile, items, monkeypatch):
+def test_the_use_tiled_loss_and_its_gradients_are_those_of_the_model(
+    make, tile, items, monkeypatch
+):
     monkeypatch.setattr(helpers.engine.tiled_loss, "SMALL", 0)
     monkeypatch.setattr(helpers.engine.tiled_loss, "TILE", {"cpu": tile})
     model = make()
     model.loss_type = "ForCausalLM"
     batch = collate([blocks_of([15, 3, 9, 20])[i] for i in range(3)])
     loss, found = gradients(model, batch, items)
-    assert lean_loss(model)
+    assert use_tiled_loss(model)
     ours, mine = gradients(model, batch, items)
     assert model(**batch).logits is None  # it was the other way
     assert ours == pytest.approx(loss, rel=1e-6)
@@ -140,7 +142,7 @@ def test_the_lean_loss_and_its_gradients_are_those_of_the_model(make, tile, item
         torch.testing.assert_close(mine[name], gradient, rtol=1e-4, atol=1e-7, msg=name)
 
 
-def test_the_lean_loss_of_a_head_with_a_bias_and_of_a_frozen_one(monkeypatch):
+def test_the_use_tiled_loss_of_a_head_with_a_bias_and_of_a_frozen_one(monkeypatch):
     monkeypatch.setattr(helpers.engine.tiled_loss, "SMALL", 0)
     monkeypatch.setattr(helpers.engine.tiled_loss, "TILE", {"cpu": (5, 7)})
     model, batch = llama(False), collate([blocks_of([15, 3])[0]])
@@ -152,7 +154,7 @@ def test_the_lean_loss_of_a_head_with_a_bias_and_of_a_frozen_one(monkeypatch):
         model.__dict__.pop("forward", None)
         model.lm_head.requires_grad_(not frozen)
         _, found = gradients(model, batch, None)
-        assert lean_loss(model)
+        assert use_tiled_loss(model)
         _, mine = gradients(model, batch, None)
         assert mine.keys() == found.keys() and ("lm_head.bias" in mine) is not frozen
         for name, gradient in found.items():
@@ -162,7 +164,7 @@ def test_the_lean_loss_of_a_head_with_a_bias_and_of_a_frozen_one(monkeypatch):
 def test_a_model_that_does_more_with_its_logits_keeps_its_own_loss():
     gemma = Gemma2ForCausalLM(Gemma2Config(**SHAPE, final_logit_softcapping=2.0, use_cache=False))
     cohere = CohereForCausalLM(CohereConfig(**SHAPE, logit_scale=0.25, use_cache=False))
-    assert not lean_loss(gemma) and not lean_loss(cohere)
+    assert not use_tiled_loss(gemma) and not use_tiled_loss(cohere)
     assert "forward" not in gemma.__dict__
 
 

@@ -27,9 +27,9 @@ from transformers import (
 )
 
 from helpers.collation import collate
+from helpers.engine.memory import keep_memory
 from helpers.hub.sources import EMBEDDED
 from helpers.models import load_tokenizer, quicken
-from helpers.scoring import keep_memory
 from helpers.trainer import BlockTrainer
 from helpers.training import choose_dtype, housekeeping, peak_share
 from tests.benchmarks.results import record, table, watched

@@ -1,0 +1,58 @@
+"""How much fits into memory, and memory that is reused instead of given back."""
+
+import ctypes
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+MOST = {"cpu": 1024, "cuda": 65_536}  # tokens in a batch by device; larger batches are no faster
+
+
+def tokens_at_once(model: "PreTrainedModel", longest: int, tiled: bool) -> int:
+    """The tokens in a batch to score: what fits into a quarter of the free memory, at most MOST.
+
+    This is a rough estimate; `longest` is the length of the longest window (tokens), and `tiled`
+    says whether logits are computed tile by tile.
+    """
+    config, kind = model.config.get_text_config(), model.device.type
+    each = 64 * config.hidden_size  # bytes: a dozen float32 vectors, some as wide as the MLP
+    if config._attn_implementation == "eager" and hasattr(config, "num_attention_heads"):
+        each += 8 * config.num_attention_heads * longest
+    if not tiled:
+        each += 8 * config.vocab_size
+    return min(MOST.get(kind, MOST["cpu"]), free_memory(kind) // 4 // each)
+
+
+def keep_memory() -> None:
+    """Let glibc keep freed memory for the next batch; other C libraries are left alone.
+
+    By default, it returns large pieces to the system at once and maps them anew, page by page, which
+    can take as long as the arithmetic.
+    """
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+        libc.mallopt(-4, 0)  # M_MMAP_MAX
+    except (OSError, AttributeError):
+        return
+
+
+def free_memory(kind: str) -> int:
+    """Free bytes on the current `cuda` device, or of what this process may use of the machine."""
+    import psutil
+    import torch
+
+    if kind == "cuda":
+        cached = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        return torch.cuda.mem_get_info()[0] + cached
+    free, group = psutil.virtual_memory().available, Path("/sys/fs/cgroup")
+    try:
+        left = int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
+        statistics = (group / "memory.stat").read_text()
+        left += int(re.search(r"^inactive_file (\d+)", statistics, re.M)[1])  # can be dropped
+    except (OSError, ValueError, TypeError):  # no such file, or no limit
+        return free
+    return max(0, min(free, left))
