@@ -10,12 +10,23 @@ if TYPE_CHECKING:
 
 
 def collate(blocks: list[dict[str, list[int]]]) -> dict[str, "torch.Tensor"]:
-    """A batch of blocks: `input_ids`, `labels` and, where the blocks have them, `position_ids`; each (blocks, longest block), int64.
+    """Make a batch of blocks, padded on the right, where causal attention does not look.
 
-    Shorter blocks are padded on the right, where causal attention does not look, and padding is known by its place: a
-    label is never ignored because of which token it is, so that the model is taught to end its texts. Also ignored is the first
-    token of a document in its block, which has nothing before it. Whatever else a block has is left out: with an
-    `attention_mask`, transformers would let documents see each other, and not say so.
+    Padding is known by its place: no label is ignored because of which token it is, so that the
+    model learns to end its texts. The first token of a document in its block is ignored too, since
+    nothing precedes it. There is no `attention_mask`: with one, transformers would silently let
+    documents see each other.
+
+    Args:
+        blocks: Blocks made by `helpers.chunking.chunk`; other columns are left out.
+
+    Returns:
+        `input_ids`, `labels` and, if the blocks have them, `position_ids`: (blocks, longest block),
+        int64 each. Labels that are not scored are -100.
+
+    >>> batch = collate([{"input_ids": [5, 6, 0, 7], "position_ids": [0, 1, 2, 0]}])
+    >>> batch["labels"].tolist()
+    [[-100, 6, 0, -100]]
     """
     import torch
 
@@ -27,9 +38,8 @@ def collate(blocks: list[dict[str, list[int]]]) -> dict[str, "torch.Tensor"]:
     for row, block in enumerate(blocks):
         length = len(block["input_ids"])
         for name in batch:
-            batch[name][row, :length] = torch.as_tensor(
-                block[name] if name in block else block["input_ids"]
-            )
+            values = block.get(name, block["input_ids"])
+            batch[name][row, :length] = torch.as_tensor(values)
         if "position_ids" in batch:
             batch["labels"][row, :length][batch["position_ids"][row, :length] == 0] = IGNORED
     return batch
@@ -38,8 +48,5 @@ def collate(blocks: list[dict[str, list[int]]]) -> dict[str, "torch.Tensor"]:
 def check_block_size(block_size: int, context: int) -> None:
     """ParameterError if blocks would be longer than the model's context length (tokens)."""
     if block_size > context:
-        raise ParameterError(
-            "block_size",
-            block_size,
-            f"the model attends to at most {context:,} tokens, choose 2 to {context:,}",
-        )
+        needed = f"the model attends to at most {context:,} tokens, choose 2 to {context:,}"
+        raise ParameterError("block_size", block_size, needed)

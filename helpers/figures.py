@@ -1,4 +1,4 @@
-"""Figures for the notebooks and the report: each comes with the sentence that says it to those who do not see it."""
+"""Figures for the notebooks and the report, each with alternative text for screen readers."""
 
 import base64
 import html
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from IPython.display import HTML, Image
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart
+# Okabe and Ito's colours, which colour-blind readers can distinguish
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 GREY = "#999999"
 
@@ -29,49 +29,47 @@ def axes(width: float = 7, height: float = 3) -> tuple["Figure", object]:
 
 
 def png(figure: "Figure") -> bytes:
-    """The figure as a PNG file without anything that depends on the machine."""
+    """The figure as a PNG file, without anything that depends on the machine."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
 
 
 def picture(figure: "Figure", alt: str) -> "Image":
-    """What a notebook cell shows of a figure, with its alternative text."""
+    """The figure as the output of a notebook cell."""
     from IPython.display import Image
 
     return Image(png(figure), alt=alt, width=int(figure.get_figwidth() * 100))
 
 
 def html_picture(figure: "Figure", alt: str) -> str:
-    """The figure as an element of a page that can be read offline."""
-    return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{base64.b64encode(png(figure)).decode()}">'
+    """The figure as an HTML element that needs no other file."""
+    data = base64.b64encode(png(figure)).decode()
+    return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{data}">'
 
 
 def draw_blocks(blocks: "Dataset", block_size: int, count: int = 12) -> "Figure":
-    """The first blocks, a row each: tokens of one document in one colour, padding in white."""
-    count = min(count, len(blocks))
-    shades = np.ones((count, block_size, 3))
-    document = -1
-    for row in range(count):
-        positions = blocks[row]["position_ids"]
+    """The first blocks as rows: tokens of one document in one colour, padding in white."""
+    rows = blocks[:count]["position_ids"]
+    shades = np.ones((len(rows), block_size, 3))
+    document, full = -1, False
+    for row, positions in enumerate(rows):
         for column, position in enumerate(positions):
-            continues = (
-                column == 0 and row > 0 and len(blocks[row - 1]["position_ids"]) == block_size
-            )
+            continues = column == 0 and full  # a document may go on after a full block
             document += position == 0 and not continues
             shade = COLOURS[document % len(COLOURS)]
             shades[row, column] = [int(shade[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    figure, ax = axes(7, 0.6 + 0.2 * count)
-    ax.imshow(
-        shades, aspect="auto", interpolation="nearest", extent=(0, block_size, count + 0.5, 0.5)
-    )
-    ax.hlines(np.arange(1.5, count + 0.5), 0, block_size, color="white", linewidth=2)
-    ax.set(xlabel="token in the block", ylabel="block", yticks=range(1, count + 1, 2))
+        full = len(positions) == block_size
+    figure, ax = axes(7, 0.6 + 0.2 * len(rows))
+    extent = (0, block_size, len(rows) + 0.5, 0.5)
+    ax.imshow(shades, aspect="auto", interpolation="nearest", extent=extent)
+    ax.hlines(np.arange(1.5, len(rows) + 0.5), 0, block_size, color="white", linewidth=2)
+    ax.set(xlabel="token in the block", ylabel="block", yticks=range(1, len(rows) + 1, 2))
     return figure
 
 
 def draw_losses(history: list[dict[str, float]], base_loss: float | None = None) -> "Figure":
-    """The losses of a training against its steps; `base_loss` is the test loss before the first one."""
+    """The losses of a training by step; `base_loss` is the test loss before the first step."""
     figure, ax = axes()
     train = [(e["step"], e["train_loss"]) for e in history if "train_loss" in e]
     test = [(e["step"], e["test_loss"]) for e in history if "test_loss" in e]
@@ -87,20 +85,15 @@ def draw_losses(history: list[dict[str, float]], base_loss: float | None = None)
 def draw_bars(
     values: dict[str, float], label: str, intervals: dict[str, tuple[float, float]] | None = None
 ) -> "Figure":
-    """One horizontal bar for each value, its number beside it, and a line from the lower to the upper end of its interval."""
+    """A horizontal bar for each value, with its number and a line across its interval."""
     figure, ax = axes(7, 0.7 + 0.4 * len(values))
-    ends = np.array(
-        [(intervals or {}).get(name, (value, value)) for name, value in values.items()]
-    ).T
-    away = np.abs(ends - list(values.values()))
+    names, widths = list(values), list(values.values())
     colours = [COLOURS[i % len(COLOURS)] for i in range(len(values))]
-    bars = ax.barh(
-        list(values),
-        list(values.values()),
-        color=colours,
-        xerr=away if intervals else None,
-        capsize=4,
-    )
+    errors = None
+    if intervals:
+        ends = [intervals.get(name, (value, value)) for name, value in values.items()]
+        errors = np.abs(np.array(ends).T - widths)
+    bars = ax.barh(names, widths, color=colours, xerr=errors, capsize=4)
     ax.bar_label(bars, fmt="%.1f", padding=3)
     ax.invert_yaxis()
     ax.set_xlabel(label)
@@ -110,7 +103,7 @@ def draw_bars(
 def draw_lines(
     lines: dict[str, tuple[list[float], list[float]]], xlabel: str, ylabel: str
 ) -> "Figure":
-    """Some lines, each with its name, against a logarithmic scale from left to right."""
+    """Named lines over a logarithmic x axis; each line is a pair of x and y values."""
     figure, ax = axes()
     for (name, (x, y)), colour in zip(lines.items(), COLOURS, strict=False):
         ax.plot(x, y, color=colour, marker="o", label=name)
@@ -121,7 +114,7 @@ def draw_lines(
 
 
 def draw_points(x: list[float], y: list[float], xlabel: str, ylabel: str) -> "Figure":
-    """Points, against a logarithmic scale where the numbers below it are above 0 and the largest is twice the smallest or more."""
+    """Points, over a logarithmic x axis if x is positive and spans a factor of 2 or more."""
     figure, ax = axes()
     ax.plot(x, y, "o", color=COLOURS[0])
     if min(x) > 0 and max(x) >= 2 * min(x):
@@ -131,7 +124,7 @@ def draw_points(x: list[float], y: list[float], xlabel: str, ylabel: str) -> "Fi
 
 
 def _logarithmic(ax: object, x: list[float]) -> None:
-    """A logarithmic scale below, with the numbers themselves on it; those that would run into each other are left out."""
+    """Make the x axis logarithmic, with the values as ticks, except those that would overlap."""
     ticks: list[float] = []
     apart = max(1.25, (max(x) / min(x)) ** 0.1)
     for value in sorted(x):
@@ -143,12 +136,17 @@ def _logarithmic(ax: object, x: list[float]) -> None:
 
 
 def heat_map(
-    text: str, offsets: list[tuple[int, int]], nats: dict[str, np.ndarray], most: float = 20.0
+    text: str, offsets: list[tuple[int, int]], nats: dict[str, np.ndarray], darkest: float = 20.0
 ) -> "HTML":
-    """The words of a text on a ground that is the darker, the more surprised a model was: a column for each model.
+    """The words of a text, on a darker ground the less likely a model found them.
 
-    `offsets` say where in the text each token lies, `nats` (for each model) how unlikely it was. The nats of a word are the sum of
-    those of its tokens; they stand in its title, and from `most` on the ground is as dark as it gets.
+    There is a column for each model. The nats of a word are the sum of those of its tokens, and are
+    shown as its tooltip.
+
+    Args:
+        offsets: The start and end of each token in the text.
+        nats: The nats of each token, by model: (tokens,) each.
+        darkest: The nats from which on the ground gets no darker.
     """
     from IPython.display import HTML
 
@@ -157,16 +155,15 @@ def heat_map(
     columns = []
     for name, values in nats.items():
         words = zip(text.split(), np.bincount(word_of, values, len(ends)), strict=False)
-        spans = " ".join(_shaded(word, float(value), most) for word, value in words)
-        columns.append(
-            f'<td style="text-align:left;vertical-align:top;width:50%"><b>{html.escape(name)}</b><br>{spans}</td>'
-        )
+        spans = " ".join(_shaded(word, float(value), darkest) for word, value in words)
+        style = "text-align:left;vertical-align:top;width:50%"
+        columns.append(f'<td style="{style}"><b>{html.escape(name)}</b><br>{spans}</td>')
     return HTML(f'<table style="line-height:1.7"><tr>{"".join(columns)}</tr></table>')
 
 
-def _shaded(word: str, nats: float, most: float) -> str:
-    """A word on white to dark blue, in letters that can be read on it."""
-    share = min(nats / most, 1.0)
+def _shaded(word: str, nats: float, darkest: float) -> str:
+    """A word on white to dark blue, in letters with enough contrast."""
+    share = min(nats / darkest, 1.0)
     red, green, blue = (round(255 + share * (dark - 255)) for dark in (0, 60, 120))
     letters = "#fff" if share > 0.69 else "#000"
     style = f"background:rgb({red},{green},{blue});color:{letters}"

@@ -1,4 +1,4 @@
-"""A prompt continued by a model: seeded, within the context, and the same text for the same seed."""
+"""A prompt continued by a model: within the context, and the same text for the same seed."""
 
 from typing import TYPE_CHECKING
 
@@ -12,20 +12,15 @@ if TYPE_CHECKING:
 def check_prompt(
     prompt: str, max_new_tokens: int, tokenizer: "PreTrainedTokenizerBase", context: int
 ) -> None:
-    """ParameterError if the prompt and what is to come do not fit into the context length (tokens)."""
+    """ParameterError if the prompt is empty, or leaves too little of the context (tokens)."""
     length = len(tokenizer(prompt).input_ids)
     if not length:
-        raise ParameterError(
-            "prompt",
-            prompt,
-            "it must have at least one token; the end-of-text token starts an empty text",
-        )
+        needed = "it must have at least one token; use the end-of-text token for an empty prompt"
+        raise ParameterError("prompt", prompt, needed)
     if length + max_new_tokens > context:
-        raise ParameterError(
-            "max_new_tokens",
-            max_new_tokens,
-            f"with a prompt of {length} tokens the model has room for at most {max(context - length, 0)} more",
-        )
+        room = f"at most {max(context - length, 0)} more"
+        needed = f"with a prompt of {length} tokens the model has room for {room}"
+        raise ParameterError("max_new_tokens", max_new_tokens, needed)
 
 
 def continue_text(
@@ -38,11 +33,17 @@ def continue_text(
     top_p: float = 0.95,
     seed: int = 0,
 ) -> str:
-    """The prompt and a sampled continuation. Sampling starts from `seed`; temperature 1, top_k 0 and top_p 1 change nothing.
+    """The prompt and a sampled continuation, without dropout.
 
-    Dropout is off meanwhile. The model's mode and the global random numbers are afterwards as they were.
+    The model's mode and the global random state are restored afterwards.
 
-    Raises ParameterError where the text would not fit into the model's context.
+    Args:
+        max_new_tokens: The most tokens to add; an end-of-text token ends the text before.
+        temperature, top_k, top_p: How to sample; 1, 0 and 1 leave the distribution as it is.
+        seed: The random state to start from.
+
+    Raises:
+        ParameterError: if the text would not fit into the model's context.
     """
     import torch
 

@@ -218,14 +218,10 @@ def _score(
 def bootstrap(
     nats: np.ndarray, tokens: np.ndarray, seed: int = 0, samples: int = 2000
 ) -> np.ndarray:
-    """The losses of samples of documents, drawn with replacement (Efron 1979).
+    """The losses of samples of documents, drawn with replacement (Efron 1979): (models, samples).
 
-    Args:
-        nats: (models, documents); each sample draws the same documents for all models.
-        tokens: (documents,).
-
-    Returns:
-        Nats per token: (models, samples), float64.
+    Each sample draws the same documents for all models, from `nats` (models, documents) and
+    `tokens` (documents,). The losses are float64, in nats per token.
     """
     rng, losses = np.random.default_rng(seed), np.empty((len(nats), samples))
     for sample in range(samples):
@@ -247,10 +243,10 @@ def interval(score: Score, seed: int = 0) -> tuple[float, float]:
 def definitions(scores: dict[str, list[Score]]) -> list[dict[str, object]]:
     """The perplexities of some models as rows of a table, each with what defines it.
 
-    Lengths are in tokens; None stands for a number that is undefined or infinite.
+    Lengths are in tokens; None stands for an undefined or infinite number.
     """
     rows = []
-    for model, score in ((model, score) for model, some in scores.items() for score in some):
+    for model, score in [(name, score) for name in scores for score in scores[name]]:
         row = {"model": model, "definition": score.definition, "first token": score.first_token}
         row |= {"context": score.context, "stride": score.stride, "tokens": int(score.tokens.sum())}
         row |= {"perplexity": score.perplexity}
@@ -283,7 +279,8 @@ def compare(base: Score, tuned: Score, seed: int = 0, samples: int = 2000) -> di
                 "on different texts or tokens" if name == "text" else f"by {name} {one} and {other}"
             )
             raise ModelError(
-                f"Base and fine-tuned model were scored {both}: their perplexities cannot be compared."
+                f"Base and fine-tuned model were scored {both}: their perplexities cannot be "
+                "compared."
             )
     some = base.tokens > 0
     if some.sum() < 2:

@@ -21,11 +21,11 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from helpers.chunking import chunk
 from helpers.collation import collate
+from helpers.engine.trainer import runtime_arguments
 from helpers.errors import ModelError
 from helpers.models import context_length, load_model
 from helpers.perplexity import score_documents
-from helpers.trainer import BlockTrainer
-from helpers.training import check_separable, housekeeping
+from helpers.training import BlockTrainer, check_separable
 
 SIZES = {  # names of sizes in configurations, by what a small model has there
     64: "attention_chunk_size attention_hidden_size attention_window_size chunk_size "
@@ -147,7 +147,7 @@ def leaks(model: torch.nn.Module, blocks: Dataset) -> float:
 def train(model: torch.nn.Module, blocks: Dataset, folder: Path) -> None:
     """Two steps; AssertionError where the weights stay as they are, or are not finite."""
     before = [p.detach().clone() for p in model.parameters()]
-    settings = housekeeping(folder, model, "float32") | {
+    settings = runtime_arguments(folder, model, "float32") | {
         "max_steps": 2,
         "save_strategy": "no",
         "learning_rate": 1e-3,

@@ -18,9 +18,9 @@ from transformers import GPT2Config, GPT2LMHeadModel, TrainerCallback, TrainingA
 import helpers.engine.watch
 from helpers.chunking import chunk
 from helpers.collation import collate
+from helpers.engine.trainer import runtime_arguments
 from helpers.errors import UserError
-from helpers.trainer import BlockTrainer
-from helpers.training import housekeeping, losses_of
+from helpers.training import BlockTrainer, losses_of
 
 
 def blocks_of(lengths, block_size=16, strategy="document", seed=1):
@@ -71,7 +71,11 @@ def main(folder: Path, settings: dict) -> None:
     blocks = blocks_of([15, 3, 9, 12, 15, 4] * 8)
     rest = {"eval_strategy": "epoch", "save_strategy": "epoch", "learning_rate": 1e-2} | settings
     arguments = TrainingArguments(
-        **(housekeeping(folder / "checkpoints", model, "float32") | {"logging_steps": 1} | rest)
+        **(
+            runtime_arguments(folder / "checkpoints", model, "float32")
+            | {"logging_steps": 1}
+            | rest
+        )
     )
     trainer = BlockTrainer(
         model,

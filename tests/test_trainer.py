@@ -31,22 +31,22 @@ from transformers import (
     TrainingArguments,
 )
 
+import helpers.engine.speed
 import helpers.engine.tiled_loss
-import helpers.training
 from helpers.collation import collate
+from helpers.engine.speed import peak_share
 from helpers.engine.tiled_loss import use_tiled_loss
-from helpers.engine.watch import Samples
+from helpers.engine.trainer import COMPLETE, newest_checkpoint, runtime_arguments
 from helpers.errors import ModelError, ParameterError, RunError
 from helpers.hub.sources import PROJECT
 from helpers.models import load_model
 from helpers.perplexity import score_blocks
-from helpers.trainer import COMPLETE, BlockTrainer, newest_checkpoint
 from helpers.training import (
+    BlockTrainer,
+    Samples,
     add_lora,
     check_separable,
-    housekeeping,
     losses_of,
-    peak_share,
     save_model,
 )
 from tests.small_training import blocks_of, small
@@ -90,7 +90,7 @@ def made(folder, model=None, callbacks=(), **settings):
         "eval_strategy": "epoch",
     }
     arguments = (
-        housekeeping(folder / "checkpoints", model, "float32")
+        runtime_arguments(folder / "checkpoints", model, "float32")
         | {"logging_steps": 1, "save_strategy": "epoch"}
         | rest
         | settings
@@ -302,7 +302,7 @@ def test_sampling_on_the_way_changes_nothing(tmp_path, tokenizer, capsys):
     blocks = blocks_of(LENGTHS)
     ends = []
     for callbacks in ([], [Samples(tokenizer, "The sky")]):
-        settings = housekeeping(tmp_path / f"{len(ends)}", model, "float32") | {
+        settings = runtime_arguments(tmp_path / f"{len(ends)}", model, "float32") | {
             "max_steps": 2,
             "eval_strategy": "steps",
             "eval_steps": 1,
@@ -579,9 +579,9 @@ def test_documents_must_be_separable():
 
 def test_what_cannot_be_had_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ParameterError, match="report_to is 'trackio'.*pip install trackio"):
-        housekeeping(tmp_path, small(), "float32", "trackio")
+        runtime_arguments(tmp_path, small(), "float32", "trackio")
     with pytest.raises(ParameterError, match="fsdp is True: it needs several GPUs"):
-        housekeeping(tmp_path, small(), "float32", fsdp=True)
+        runtime_arguments(tmp_path, small(), "float32", fsdp=True)
 
 
 def test_tensorboard_gets_the_losses(tmp_path, monkeypatch):
@@ -590,7 +590,7 @@ def test_tensorboard_gets_the_losses(tmp_path, monkeypatch):
     trained(
         tmp_path / "unfinished",
         max_steps=2,
-        **{k: v for k, v in housekeeping(folder, small(), "float32", "tensorboard").items()},
+        **{k: v for k, v in runtime_arguments(folder, small(), "float32", "tensorboard").items()},
     )
     assert list((folder / "tensorboard").glob("events*"))
 
@@ -598,7 +598,7 @@ def test_tensorboard_gets_the_losses(tmp_path, monkeypatch):
 def test_the_share_of_the_peak(monkeypatch):
     """By the sizes of the model, counted by hand."""
     monkeypatch.setattr(
-        helpers.training, "_seconds", lambda dtype, size, device: 2 * size**3 / 1e9
+        helpers.engine.speed, "product_seconds", lambda dtype, size, device: 2 * size**3 / 1e9
     )  # a peak of 1e9
     linear = 2 * (32 * 96 + 32 * 32 + 2 * 32 * 128) + 64 * 32
     assert peak_share(small(), 100.0, 16, "float32") == pytest.approx(

@@ -22,8 +22,8 @@ from transformers import (
     set_seed,
 )
 
+import helpers.engine.speed
 import helpers.engine.watch
-import helpers.training
 from helpers.chunking import chunk
 from helpers.collation import collate
 from helpers.engine.progress import FILE
@@ -31,8 +31,7 @@ from helpers.errors import ModelError, ParameterError
 from helpers.models import load_model
 from helpers.perplexity import score_blocks
 from helpers.runs.notebook import path_of
-from helpers.trainer import BlockTrainer
-from helpers.training import check_tokenizers_agree, choose_dtype, losses_of
+from helpers.training import BlockTrainer, check_tokenizers_agree, choose_dtype, losses_of
 from tests.small_training import blocks_of
 
 CLOSE = 1e-6  # the loss of a batch is a float32 number, whose eps is 1.2e-7
@@ -222,7 +221,9 @@ def test_the_end_of_a_text_is_learned_and_the_usual_collator_hides_it(tmp_path):
 def test_a_dtype_that_is_asked_for_is_used(name, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(
-        helpers.training, "_seconds", lambda dtype: pytest.fail("nothing is to be measured")
+        helpers.engine.speed,
+        "product_seconds",
+        lambda dtype: pytest.fail("nothing is to be measured"),
     )
     assert choose_dtype(name) == name
 
@@ -243,7 +244,9 @@ def product_takes(monkeypatch):
         monkeypatch.setattr(torch.Tensor, "__matmul__", product)
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(helpers.training, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(
+        helpers.engine.speed, "time", SimpleNamespace(perf_counter=lambda: clock[0])
+    )
     return set_seconds
 
 

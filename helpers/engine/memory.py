@@ -29,8 +29,8 @@ def tokens_at_once(model: "PreTrainedModel", longest: int, tiled: bool) -> int:
 def keep_memory() -> None:
     """Let glibc keep freed memory for the next batch; other C libraries are left alone.
 
-    By default, it returns large pieces to the system at once and maps them anew, page by page, which
-    can take as long as the arithmetic.
+    By default, it returns large pieces to the system at once and maps them anew, page by page,
+    which can take as long as the arithmetic.
     """
     try:
         libc = ctypes.CDLL("libc.so.6")

@@ -1,4 +1,4 @@
-"""Progress of a long step: a bar in a notebook or terminal, and a line for whoever runs the notebook from outside."""
+"""Progress of a long step: a bar in a notebook or terminal, or a file for a batch runner."""
 
 import json
 import os
@@ -6,11 +6,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-FILE = "HELPERS_PROGRESS"  # environment variable: the file that the batch runner reads, set by it
+FILE = "HELPERS_PROGRESS"  # environment variable: the file to write progress to, instead of a bar
 
 
 class Progress:
-    """How far a step is, in units of `what`; `advance` it as they are done."""
+    """The progress of a step in units of `what`; call `advance` as they are done."""
 
     def __init__(self, total: int, what: str):
         self.total, self.what, self.done, self._before = total, what, 0, 0
@@ -22,14 +22,14 @@ class Progress:
             self._bar = tqdm(total=total, unit=f" {what}", leave=False)
 
     def resume(self, done: int) -> None:
-        """What an earlier attempt has done, which does not count for the speed."""
+        """Start from the units done by an earlier attempt, which do not count for the speed."""
         self.done = self._before = done
         if self._bar is not None:
             self._bar.update(done)
             self._bar.unpause()
 
     def advance(self, units: int, note: str = "") -> None:
-        """`units` more are done; `note` is shown beside the bar."""
+        """Add units; `note` is shown beside the bar."""
         self.done += units
         if self._bar is not None:
             self._bar.set_postfix_str(note, refresh=False)
@@ -37,20 +37,14 @@ class Progress:
         elif time.monotonic() - self._last > 0.2:
             self._last = time.monotonic()
             rate = (self.done - self._before) / (self._last - self._began + 1e-9)
-            state = {
-                "done": self.done,
-                "total": self.total,
-                "what": self.what,
-                "rate": rate,
-                "note": note,
-            }
+            state = {"done": self.done, "total": self.total, "what": self.what}
             temporary = f"{self._file}.new"
-            with open(temporary, "w") as f:
-                json.dump(state, f)
+            with open(temporary, "w") as file:
+                json.dump(state | {"rate": rate, "note": note}, file)
             os.replace(temporary, self._file)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.close()
 

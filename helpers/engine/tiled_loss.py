@@ -1,8 +1,8 @@
 """The loss of a language model without the logits of a whole batch.
 
-Logits are the largest tensor of a small model: with a vocabulary of 50,000, each token takes 200 kB,
-and half the time of a training step goes into the output layer. Here the output layer is applied to
-the last hidden states tile by tile. For a training that happens twice: once for the sum over the
+Logits are the largest tensor of a small model: with a vocabulary of 50,000, each token takes
+200 kB, and half the time of a training step goes into the output layer. Here it is applied to the
+last hidden states tile by tile. In a training that happens twice: once for the sum over the
 vocabulary, and once, with that sum, for the gradients, which are complete when the loss is.
 """
 
@@ -145,11 +145,11 @@ def _log_sums(
 class LinearCrossEntropy(torch.autograd.Function):
     """The summed cross-entropy of `hidden @ weight.T + bias` with the targets, and its gradients.
 
-    The result is a float32 scalar in nats. `hidden` (tokens, width) and `weight` (vocabulary, width)
-    have the precision of the products, which are summed in float32; `bias` is (vocabulary,) or None;
-    `targets` is (tokens,), none of them ignored. The method is that of Liger's kernel and of "Cut
-    your losses" (Wijmans et al. 2024): the gradients are computed with the loss, so that nothing as
-    large as the logits is kept.
+    The result is a float32 scalar in nats. `hidden` (tokens, width) and `weight` (vocabulary,
+    width) have the precision of the products, which are summed in float32; `bias` is (vocabulary,)
+    or None; `targets` is (tokens,), none of them ignored. The method is that of Liger's kernel and
+    of "Cut your losses" (Wijmans et al. 2024): the gradients are computed with the loss, so that
+    nothing as large as the logits is kept.
     """
 
     @staticmethod
@@ -206,9 +206,9 @@ def _add_gradients(hidden, targets, of_hidden, weight, bias, of_weight, of_bias)
 def use_tiled_loss(model: "PreTrainedModel") -> bool:
     """Replace the model's `forward` by one that computes the loss of large batches tile by tile.
 
-    Given labels, it returns the loss alone, summed over targets and divided by `num_items_in_batch`,
-    or by the number of targets. For small batches it calls the model's own. Nothing is replaced if
-    the model does more with its logits than apply the output layer.
+    Given labels, it returns the loss alone, summed over targets and divided by
+    `num_items_in_batch`, or by the number of targets. For small batches it calls the model's own.
+    Nothing is replaced if the model does more to get its logits than apply the output layer.
 
     Returns:
         Whether `forward` was replaced.

@@ -58,9 +58,9 @@ def train_in_window(seconds: float) -> None:
     from transformers import TrainerCallback, TrainingArguments
 
     from helpers.collation import collate
+    from helpers.engine.trainer import runtime_arguments
     from helpers.models import load_model
-    from helpers.trainer import BlockTrainer
-    from helpers.training import housekeeping
+    from helpers.training import BlockTrainer
 
     batch, length, warm = 8, 128, 5
 
@@ -80,7 +80,7 @@ def train_in_window(seconds: float) -> None:
         {"input_ids": list(ids), "position_ids": [list(range(length))] * len(ids)}
     )
     with tempfile.TemporaryDirectory() as folder:
-        settings = housekeeping(Path(folder), model, "bfloat16") | {"logging_strategy": "no"}
+        settings = runtime_arguments(Path(folder), model, "bfloat16") | {"logging_strategy": "no"}
         arguments = TrainingArguments(
             **settings, per_device_train_batch_size=batch, save_strategy="no"
         )

@@ -28,10 +28,11 @@ from transformers import (
 
 from helpers.collation import collate
 from helpers.engine.memory import keep_memory
+from helpers.engine.speed import peak_share
+from helpers.engine.trainer import runtime_arguments
 from helpers.hub.sources import EMBEDDED
 from helpers.models import load_tokenizer, quicken
-from helpers.trainer import BlockTrainer
-from helpers.training import choose_dtype, housekeeping, peak_share
+from helpers.training import BlockTrainer, choose_dtype
 from tests.benchmarks.results import record, table, watched
 
 WARM = 3  # steps before the clock starts
@@ -93,7 +94,7 @@ def guide(model: PreTrainedModel, blocks: Dataset, batch: int, steps: int, folde
 
 
 def ours(model: PreTrainedModel, blocks: Dataset, batch: int, steps: int, folder: str) -> Times:
-    """`BlockTrainer` with `housekeeping`, as in notebook 04."""
+    """`BlockTrainer` with `runtime_arguments`, as in notebook 04."""
     clock, model.loss_type = Clock(), "ForCausalLM"
     quicken(model)  # as load_model does
     settings = {
@@ -103,7 +104,7 @@ def ours(model: PreTrainedModel, blocks: Dataset, batch: int, steps: int, folder
         "max_steps": steps,
     }
     arguments = TrainingArguments(
-        **settings, save_strategy="no", **housekeeping(Path(folder), model, choose_dtype())
+        **settings, save_strategy="no", **runtime_arguments(Path(folder), model, choose_dtype())
     )
     BlockTrainer(
         model,
