@@ -1,24 +1,21 @@
 """The negative log likelihood of each token under a causal language model, with little memory.
 
-Windows of many documents are sorted by length and scored together, as many tokens at once as fit
-into memory. If the model allows it, logits are computed tile by tile, see
-`helpers.engine.tiled_loss`.
+Windows of many documents are sorted by length and scored together, see `helpers.engine.batches`.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from helpers.engine.memory import keep_memory, tokens_at_once
+from helpers.engine.batches import losses_in_batches
+from helpers.engine.memory import keep_memory
 from helpers.engine.progress import progress
 from helpers.engine.resume import unfinished_array
 from helpers.engine.windows import Windows
 from helpers.errors import DataError, ModelError
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel
 
 
@@ -57,7 +54,7 @@ def token_nats(
     try:
         with progress(int(scored.sum()), "tokens") as bar:
             bar.resume(int(scored.sum() - scored[left].sum()))
-            for chosen, losses in _batches(model, windows, left, compute_dtype):
+            for chosen, losses in losses_in_batches(model, windows, left, compute_dtype):
                 for w, row in zip(chosen, losses, strict=True):
                     loss = row[width[w] - scored[w] - 1 : width[w] - 1]
                     _check_finite(loss, windows, w)
@@ -91,43 +88,3 @@ def _check_finite(loss: np.ndarray, windows: Windows, w: int) -> None:
             f"The model gives {windows.unit} {windows.owners[w]} a loss of "
             f"{loss[~np.isfinite(loss)][0]}: its perplexity is not a number."
         )
-
-
-def _batches(
-    model: "PreTrainedModel", windows: Windows, order: np.ndarray, compute_dtype: str
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Windows in the given order, longest first, and the losses at their positions.
-
-    A batch that does not fit into memory is halved.
-    """
-    import torch
-    from accelerate.utils.memory import should_reduce_batch_size
-
-    from helpers.engine.tiled_loss import full_losses, sliceable, tiled_losses
-
-    def autocast() -> "torch.autocast":
-        bfloat16 = compute_dtype == "bfloat16"
-        return torch.autocast(model.device.type, torch.bfloat16, enabled=bfloat16)
-
-    width, budget = windows.end - windows.first, 0
-    if len(order):
-        with torch.inference_mode(), autocast():
-            tiled = sliceable(model, windows.batch(order[:1])[0])
-        budget = tokens_at_once(model, int(width[order[0]]), tiled)
-    while len(order):
-        longest = int(width[order[0]])
-        chosen = order[: max(1, budget // longest)]
-        try:
-            with torch.inference_mode(), autocast():
-                losses_of = tiled_losses if tiled else full_losses
-                losses = losses_of(model, *windows.batch(chosen)).cpu().numpy()
-        except RuntimeError as error:
-            if not should_reduce_batch_size(error):
-                raise
-            if len(chosen) == 1:
-                message = f"A window of {longest} tokens does not fit into memory."
-                raise ModelError(message) from None
-            budget = len(chosen) // 2 * longest
-            continue
-        yield chosen, losses
-        order = order[len(chosen) :]

@@ -13,7 +13,14 @@ import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
 from safetensors.torch import save_file
-from transformers import GPT2Config, GPT2LMHeadModel, TrainerCallback, TrainingArguments
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 import helpers.engine.watch
 from helpers.chunking import chunk
@@ -21,6 +28,23 @@ from helpers.collation import collate
 from helpers.engine.trainer import runtime_arguments
 from helpers.errors import UserError
 from helpers.training import BlockTrainer, losses_of
+
+SHAPE = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
+SHAPE |= {
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 32,
+    "pad_token_id": 0,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
+LENGTHS = [15, 3, 9, 12, 15, 4] * 4
 
 
 def blocks_of(lengths, block_size=16, strategy="document", seed=1):
@@ -48,6 +72,47 @@ def small(dropout=0.0, seed=0):
     model = GPT2LMHeadModel(config)
     model.loss_type = "ForCausalLM"
     return model
+
+
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def trained(folder, model=None, callbacks=(), **settings):
+    """A trainer that has trained for 2 epochs, or as the settings say."""
+    trainer = made(folder, model, callbacks, **settings)
+    trainer.train()
+    return trainer
+
+
+def made(folder, model=None, callbacks=(), **settings):
+    """The same before it trains."""
+    model, blocks = model or small(), blocks_of(LENGTHS)
+    rest = {
+        "num_train_epochs": 2,
+        "learning_rate": 1e-2,
+        "per_device_train_batch_size": 4,
+        "eval_strategy": "epoch",
+    }
+    arguments = (
+        runtime_arguments(folder / "checkpoints", model, "float32")
+        | {"logging_steps": 1, "save_strategy": "epoch"}
+        | rest
+        | settings
+    )
+    return BlockTrainer(
+        model,
+        TrainingArguments(**arguments),
+        train_dataset=blocks,
+        eval_dataset=blocks,
+        data_collator=collate,
+        callbacks=list(callbacks),
+    )
+
+
+def llama(tie):
+    torch.manual_seed(0)
+    return LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=tie, use_cache=False))
 
 
 class Slow(TrainerCallback):

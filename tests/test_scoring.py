@@ -314,23 +314,6 @@ def test_float32_is_float32_after_a_training_in_bfloat16(small_model):
     assert prepared.forward == patched
 
 
-def test_the_batch_follows_free_memory(small_model, monkeypatch):
-    each, windows = 64 * 32, windows_of([30, 20], high=64)
-    expected = token_nats(small_model, windows)
-    for free, tokens in ((2**40, memory.MOST["cpu"]), (4 * each * 1000, 1000), (0, 0)):
-        monkeypatch.setattr(memory, "free_memory", lambda kind, free=free: free)
-        assert memory.tokens_at_once(small_model, 32, tiled=True) == tokens
-    np.testing.assert_allclose(
-        token_nats(small_model, windows), expected, rtol=1e-5
-    )  # a window at a time
-
-
-def test_free_memory_is_no_more_than_the_machine_has():
-    import psutil
-
-    assert 0 < memory.free_memory("cpu") <= psutil.virtual_memory().total
-
-
 class Scaled(torch.nn.Linear):
     """An output layer with a factor near 1 for each token, as Dory has it."""
 

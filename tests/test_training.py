@@ -12,9 +12,14 @@ from datasets import Dataset, DatasetDict
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
     DataCollatorForLanguageModeling,
+    EarlyStoppingCallback,
     GPT2Config,
     GPT2LMHeadModel,
+    OPTConfig,
+    OPTForCausalLM,
     PreTrainedTokenizerFast,
     Trainer,
     TrainingArguments,
@@ -26,13 +31,23 @@ import helpers.engine.speed
 import helpers.engine.watch
 from helpers.chunking import chunk
 from helpers.collation import collate
-from helpers.engine.progress import FILE
+from helpers.engine.trainer import runtime_arguments
 from helpers.errors import ModelError, ParameterError
+from helpers.hub.sources import PROJECT
 from helpers.models import load_model
 from helpers.perplexity import score_blocks
 from helpers.runs.notebook import path_of
-from helpers.training import BlockTrainer, check_tokenizers_agree, choose_dtype, losses_of
-from tests.small_training import blocks_of
+from helpers.training import (
+    BlockTrainer,
+    Samples,
+    add_lora,
+    check_separable,
+    check_tokenizers_agree,
+    choose_dtype,
+    losses_of,
+    save_model,
+)
+from tests.small_training import LENGTHS, blocks_of, llama, small, trained, weights
 
 CLOSE = 1e-6  # the loss of a batch is a float32 number, whose eps is 1.2e-7
 
@@ -319,69 +334,7 @@ def test_losses_reads_a_log():
     ]
 
 
-@pytest.mark.parametrize(
-    "when",
-    [
-        {"eval_strategy": "no"},
-        {"eval_strategy": "epoch"},
-        {"eval_strategy": "steps", "eval_steps": 2},
-    ],
-)
-def test_watch_counts_tokens_and_the_seconds_of_training_alone(
-    when, small_model, tmp_path, monkeypatch
-):
-    """By a clock that goes on by 1 in a training step and by 100 in a batch of an evaluation."""
-    small_model.loss_type = "ForCausalLM"
-    clock = [1000.0]
-    monkeypatch.setattr(
-        helpers.engine.watch,
-        "time",
-        SimpleNamespace(perf_counter=lambda: clock[0], monotonic=lambda: clock[0]),
-    )
-
-    def forward(model, *_):
-        clock[0] += 1 if model.training else 100
-
-    small_model.register_forward_hook(forward)
-    blocks = blocks_of([15] * 8)
-    settings = {"per_device_train_batch_size": 2, "num_train_epochs": 2.5, "logging_steps": 1}
-    trainer = trainer_of(
-        small_model, tmp_path, blocks, blocks, kind=BlockTrainer, **settings, **when
-    )
-    trainer.train()
-    watch = trainer.watch
-    assert trainer.state.global_step == 10
-    assert watch.seconds == 10
-    assert watch.tokens == pytest.approx(2.5 * 8 * 16)
-    assert [e["step"] for e in losses_of(trainer.state) if "train_loss" in e] == list(range(1, 11))
-
-
-def test_a_step_costs_the_watch_the_same_however_long_the_log_is(tmp_path, monkeypatch):
-    class Log(list):
-        def __iter__(self):
-            pytest.fail("the whole log was read")
-
-        def __reversed__(self):
-            for number, entry in enumerate(super().__reversed__()):
-                assert number < 5
-                yield entry
-
-    log = Log(
-        [{"loss": 3.0, "step": 1}] * 1000
-        + [{"loss": 2.0, "step": 2}, {"eval_loss": 1.0, "step": 2}]
-    )
-    state = SimpleNamespace(
-        max_steps=4, global_step=2, epoch=0.5, best_global_step=None, log_history=log
-    )
-    control = SimpleNamespace(should_save=False, should_evaluate=False, should_training_stop=False)
-    monkeypatch.setenv(FILE, str(tmp_path / "progress"))
-    watch = helpers.engine.watch.Watch(tokens_per_epoch=100)
-    watch.on_train_begin(None, state, control)
-    watch.on_step_end(SimpleNamespace(world_size=1), state, control)
-    assert "loss 2.00" in (tmp_path / "progress").read_text()
-
-
-def trained(model, folder, seed):
+def seeded_weights(model, folder, seed):
     set_seed(99)  # a state that the seed must overrule
     model = copy.deepcopy(model)
     blocks = blocks_of([15, 3, 9, 12, 15, 4] * 4)
@@ -391,7 +344,106 @@ def trained(model, folder, seed):
 
 def test_training_is_the_same_for_the_same_seed(small_model, tmp_path):
     small_model.loss_type = "ForCausalLM"
-    first, again, other = (trained(small_model, tmp_path, seed) for seed in (1, 1, 2))
+    first, again, other = (seeded_weights(small_model, tmp_path, seed) for seed in (1, 1, 2))
     assert first.dtype == torch.float32
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+def test_the_evaluation_loss_is_that_of_score_blocks_and_the_best_model_is_kept(tmp_path):
+    trainer = trained(tmp_path, num_train_epochs=6, learning_rate=3e-2, load_best_model_at_end=True)
+    losses = [e["eval_loss"] for e in trainer.state.log_history if "eval_loss" in e]
+    assert len(losses) == 6
+    assert score_blocks(trainer.model, blocks_of(LENGTHS)).loss == pytest.approx(
+        min(losses), rel=1e-6
+    )
+
+
+def test_training_stops_early(tmp_path):
+    settings = {
+        "num_train_epochs": 40,
+        "learning_rate": 0.3,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "loss",
+    }
+    trainer = trained(tmp_path, callbacks=[EarlyStoppingCallback(1)], **settings)
+    losses = [e["eval_loss"] for e in trainer.state.log_history if "eval_loss" in e]
+    assert len(losses) < 40 and losses[-1] >= losses[-2]
+
+
+def test_sampling_on_the_way_changes_nothing(tmp_path, tokenizer, capsys):
+    model = load_model("embedded")
+    blocks = blocks_of(LENGTHS)
+    ends = []
+    for callbacks in ([], [Samples(tokenizer, "The sky")]):
+        settings = runtime_arguments(tmp_path / f"{len(ends)}", model, "float32") | {
+            "max_steps": 2,
+            "eval_strategy": "steps",
+            "eval_steps": 1,
+        }
+        arguments = TrainingArguments(**settings, save_strategy="no", learning_rate=1e-3)
+        net = copy.deepcopy(model)
+        BlockTrainer(
+            net,
+            arguments,
+            train_dataset=blocks,
+            eval_dataset=blocks,
+            data_collator=collate,
+            callbacks=callbacks,
+        ).train()
+        ends.append(weights(net))
+    assert torch.equal(*ends)
+    assert [
+        line[:15] for line in capsys.readouterr().out.splitlines() if line.startswith("step")
+    ] == [f"step {n}: The sky" for n in range(3)]
+
+
+@pytest.mark.parametrize("merge", [True, False])
+def test_adapters_are_trained_saved_and_loaded(merge, tmp_path, tokenizer):
+    base = load_model("embedded")
+    before, count = weights(base), base.num_parameters()
+    net = add_lora(load_model("embedded"), 4)
+    assert 0 < net.num_parameters(only_trainable=True) < 0.05 * count
+    trainer = trained(tmp_path, net)
+    trainer.processing_class = tokenizer
+    loss = score_blocks(net, blocks_of(LENGTHS)).loss
+    save_model(trainer, tmp_path / "model", "embedded", merge)
+    assert (tmp_path / "model" / "adapter_config.json").exists() is not merge
+    assert str(PROJECT) not in "".join(p.read_text() for p in (tmp_path / "model").glob("*.json"))
+    found = load_model(tmp_path / "model")
+    assert score_blocks(found, blocks_of(LENGTHS)).loss == pytest.approx(loss, rel=1e-4)
+    assert loss < score_blocks(base, blocks_of(LENGTHS)).loss - 0.1
+    assert torch.equal(weights(base), before)
+
+
+def test_a_rank_beyond_the_layer_is_refused():
+    with pytest.raises(
+        ParameterError, match="lora_rank is 33: the narrowest layer is 32 wide, choose 1 to 32"
+    ):
+        add_lora(small(), 33)
+
+
+def test_documents_must_be_separable():
+    """OPT takes position_ids and lets all documents see each other nevertheless; Bloom does not take them."""
+    torch.manual_seed(0)
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "n_layer": 1,
+        "n_head": 2,
+    }
+    opt = OPTForCausalLM(OPTConfig(vocab_size=64, ffn_dim=32, word_embed_proj_dim=32, **sizes))
+    bloom = BloomForCausalLM(BloomConfig(vocab_size=64, **sizes))
+    packed, alone = blocks_of([3, 3, 3], strategy="concat"), blocks_of([3, 3, 3])
+    for model in (small(), llama(True)):
+        check_separable(model, packed)
+    for model in (opt, bloom):
+        for weight in model.parameters():
+            weight.data *= 10  # random weights hardly attend to anything
+        check_separable(model, alone)
+        with pytest.raises(
+            ModelError,
+            match="lets the documents in a block see each other.*chunk.strategy to 'document'",
+        ):
+            check_separable(model, packed)

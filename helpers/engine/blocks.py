@@ -50,12 +50,12 @@ class Settings:
 
     @property
     def has_labels(self) -> bool:
-        """Whether only a column of labels can say which places are not scored."""
+        """Whether blocks need a column of labels, for places that are not scored."""
         return self.remainder == "pad" or self.overlap > 0
 
     @property
     def position_type(self) -> type:
-        """16 bits where they suffice, for half the memory."""
+        """16 bits if they suffice, for half the memory."""
         return np.int16 if self.block_size <= 1 << 15 else np.int32
 
     @property
@@ -230,7 +230,7 @@ class Chunker:
 
 
 def lengths_between(borders: np.ndarray) -> np.ndarray:
-    """The lengths between borders, from 0 on, without those that are 0."""
+    """The lengths between borders, starting at 0, without empty ones."""
     lengths = np.diff(np.sort(borders), prepend=0)
     return lengths[lengths > 0]
 
@@ -270,7 +270,7 @@ def windows(
 
 
 def take_segments(values: np.ndarray, sizes: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Reorder the segments of an int32 array: segment `order[i]`, of `sizes[order[i]]`, comes i-th.
+    """Reorder the segments of an int32 array, which have the given sizes, into the given order.
 
     The segments travel as binary strings, which Arrow moves at the speed of memory.
     """

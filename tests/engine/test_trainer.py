@@ -1,6 +1,5 @@
-"""BlockTrainer and what is around it: the same weights whatever happens on the way."""
+"""A training that is interrupted, cut or out of memory: the same weights whatever happens on the way."""
 
-import copy
 import errno
 import json
 import math
@@ -14,158 +13,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import (
-    BloomConfig,
-    BloomForCausalLM,
-    CohereConfig,
-    CohereForCausalLM,
-    EarlyStoppingCallback,
-    Gemma2Config,
-    Gemma2ForCausalLM,
     GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    OPTConfig,
-    OPTForCausalLM,
     Trainer,
     TrainerCallback,
     TrainingArguments,
 )
 
-import helpers.engine.speed
-import helpers.engine.tiled_loss
-from helpers.collation import collate
-from helpers.engine.speed import peak_share
-from helpers.engine.tiled_loss import use_tiled_loss
 from helpers.engine.trainer import COMPLETE, newest_checkpoint, runtime_arguments
 from helpers.errors import ModelError, ParameterError, RunError
 from helpers.hub.sources import PROJECT
 from helpers.models import load_model
-from helpers.perplexity import score_blocks
 from helpers.training import (
-    BlockTrainer,
-    Samples,
     add_lora,
-    check_separable,
     losses_of,
-    save_model,
 )
-from tests.small_training import blocks_of, small
-
-SHAPE = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-}
-SHAPE |= {
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "max_position_embeddings": 32,
-    "pad_token_id": 0,
-    "bos_token_id": 0,
-    "eos_token_id": 0,
-}
-LENGTHS = [15, 3, 9, 12, 15, 4] * 4
-
-
-def weights(model):
-    return torch.cat([p.detach().flatten() for p in model.parameters()])
-
-
-def trained(folder, model=None, callbacks=(), **settings):
-    """A trainer that has trained for 2 epochs, or as the settings say."""
-    trainer = made(folder, model, callbacks, **settings)
-    trainer.train()
-    return trainer
-
-
-def made(folder, model=None, callbacks=(), **settings):
-    """The same before it trains."""
-    model, blocks = model or small(), blocks_of(LENGTHS)
-    rest = {
-        "num_train_epochs": 2,
-        "learning_rate": 1e-2,
-        "per_device_train_batch_size": 4,
-        "eval_strategy": "epoch",
-    }
-    arguments = (
-        runtime_arguments(folder / "checkpoints", model, "float32")
-        | {"logging_steps": 1, "save_strategy": "epoch"}
-        | rest
-        | settings
-    )
-    return BlockTrainer(
-        model,
-        TrainingArguments(**arguments),
-        train_dataset=blocks,
-        eval_dataset=blocks,
-        data_collator=collate,
-        callbacks=list(callbacks),
-    )
-
-
-def llama(tie):
-    torch.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=tie, use_cache=False))
-
-
-def gradients(model, batch, items):
-    model.zero_grad()
-    loss = model(**batch, num_items_in_batch=items).loss
-    loss.backward()
-    return loss.item(), {
-        n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None
-    }
-
-
-@pytest.mark.parametrize("tile", [(1024, 1024), (5, 7)])
-@pytest.mark.parametrize(
-    "make", [small, lambda: llama(True), lambda: llama(False)], ids=["GPT-2", "tied Llama", "Llama"]
-)
-@pytest.mark.parametrize("items", [None, torch.tensor(41)])
-def test_the_use_tiled_loss_and_its_gradients_are_those_of_the_model(
-    make, tile, items, monkeypatch
-):
-    monkeypatch.setattr(helpers.engine.tiled_loss, "SMALL", 0)
-    monkeypatch.setattr(helpers.engine.tiled_loss, "TILE", {"cpu": tile})
-    model = make()
-    model.loss_type = "ForCausalLM"
-    batch = collate([blocks_of([15, 3, 9, 20])[i] for i in range(3)])
-    loss, found = gradients(model, batch, items)
-    assert use_tiled_loss(model)
-    ours, mine = gradients(model, batch, items)
-    assert model(**batch).logits is None  # it was the other way
-    assert ours == pytest.approx(loss, rel=1e-6)
-    assert mine.keys() == found.keys()
-    for name, gradient in found.items():
-        torch.testing.assert_close(mine[name], gradient, rtol=1e-4, atol=1e-7, msg=name)
-
-
-def test_the_use_tiled_loss_of_a_head_with_a_bias_and_of_a_frozen_one(monkeypatch):
-    monkeypatch.setattr(helpers.engine.tiled_loss, "SMALL", 0)
-    monkeypatch.setattr(helpers.engine.tiled_loss, "TILE", {"cpu": (5, 7)})
-    model, batch = llama(False), collate([blocks_of([15, 3])[0]])
-    model.loss_type, model.lm_head.bias = (
-        "ForCausalLM",
-        torch.nn.Parameter(torch.linspace(-1, 1, 64)),
-    )
-    for frozen in (False, True):
-        model.__dict__.pop("forward", None)
-        model.lm_head.requires_grad_(not frozen)
-        _, found = gradients(model, batch, None)
-        assert use_tiled_loss(model)
-        _, mine = gradients(model, batch, None)
-        assert mine.keys() == found.keys() and ("lm_head.bias" in mine) is not frozen
-        for name, gradient in found.items():
-            torch.testing.assert_close(mine[name], gradient, rtol=1e-4, atol=1e-7, msg=name)
-
-
-def test_a_model_that_does_more_with_its_logits_keeps_its_own_loss():
-    gemma = Gemma2ForCausalLM(Gemma2Config(**SHAPE, final_logit_softcapping=2.0, use_cache=False))
-    cohere = CohereForCausalLM(CohereConfig(**SHAPE, logit_scale=0.25, use_cache=False))
-    assert not use_tiled_loss(gemma) and not use_tiled_loss(cohere)
-    assert "forward" not in gemma.__dict__
+from tests.small_training import made, small, trained, weights
 
 
 @pytest.mark.parametrize(
@@ -260,27 +122,6 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
         load_model("embedded")
 
 
-def test_the_evaluation_loss_is_that_of_score_blocks_and_the_best_model_is_kept(tmp_path):
-    trainer = trained(tmp_path, num_train_epochs=6, learning_rate=3e-2, load_best_model_at_end=True)
-    losses = [e["eval_loss"] for e in trainer.state.log_history if "eval_loss" in e]
-    assert len(losses) == 6
-    assert score_blocks(trainer.model, blocks_of(LENGTHS)).loss == pytest.approx(
-        min(losses), rel=1e-6
-    )
-
-
-def test_training_stops_early(tmp_path):
-    settings = {
-        "num_train_epochs": 40,
-        "learning_rate": 0.3,
-        "load_best_model_at_end": True,
-        "metric_for_best_model": "loss",
-    }
-    trainer = trained(tmp_path, callbacks=[EarlyStoppingCallback(1)], **settings)
-    losses = [e["eval_loss"] for e in trainer.state.log_history if "eval_loss" in e]
-    assert len(losses) < 40 and losses[-1] >= losses[-2]
-
-
 def test_a_gradient_that_is_not_a_number_stops_before_it_is_in_the_weights(tmp_path):
     model, steps = small(), []
 
@@ -295,33 +136,6 @@ def test_a_gradient_that_is_not_a_number_stops_before_it_is_in_the_weights(tmp_p
         trained(tmp_path, model)
     assert torch.isfinite(weights(model)).all()
     assert newest_checkpoint(tmp_path / "checkpoints").name == "checkpoint-6"
-
-
-def test_sampling_on_the_way_changes_nothing(tmp_path, tokenizer, capsys):
-    model = load_model("embedded")
-    blocks = blocks_of(LENGTHS)
-    ends = []
-    for callbacks in ([], [Samples(tokenizer, "The sky")]):
-        settings = runtime_arguments(tmp_path / f"{len(ends)}", model, "float32") | {
-            "max_steps": 2,
-            "eval_strategy": "steps",
-            "eval_steps": 1,
-        }
-        arguments = TrainingArguments(**settings, save_strategy="no", learning_rate=1e-3)
-        net = copy.deepcopy(model)
-        BlockTrainer(
-            net,
-            arguments,
-            train_dataset=blocks,
-            eval_dataset=blocks,
-            data_collator=collate,
-            callbacks=callbacks,
-        ).train()
-        ends.append(weights(net))
-    assert torch.equal(*ends)
-    assert [
-        line[:15] for line in capsys.readouterr().out.splitlines() if line.startswith("step")
-    ] == [f"step {n}: The sky" for n in range(3)]
 
 
 PROGRAM = [sys.executable, "-m", "tests.small_training"]
@@ -526,57 +340,6 @@ def test_two_processes_learn_what_one_does(tmp_path):
             assert a[name] == pytest.approx(b[name], rel=1e-4)
 
 
-@pytest.mark.parametrize("merge", [True, False])
-def test_adapters_are_trained_saved_and_loaded(merge, tmp_path, tokenizer):
-    base = load_model("embedded")
-    before, count = weights(base), base.num_parameters()
-    net = add_lora(load_model("embedded"), 4)
-    assert 0 < net.num_parameters(only_trainable=True) < 0.05 * count
-    trainer = trained(tmp_path, net)
-    trainer.processing_class = tokenizer
-    loss = score_blocks(net, blocks_of(LENGTHS)).loss
-    save_model(trainer, tmp_path / "model", "embedded", merge)
-    assert (tmp_path / "model" / "adapter_config.json").exists() is not merge
-    assert str(PROJECT) not in "".join(p.read_text() for p in (tmp_path / "model").glob("*.json"))
-    found = load_model(tmp_path / "model")
-    assert score_blocks(found, blocks_of(LENGTHS)).loss == pytest.approx(loss, rel=1e-4)
-    assert loss < score_blocks(base, blocks_of(LENGTHS)).loss - 0.1
-    assert torch.equal(weights(base), before)
-
-
-def test_a_rank_beyond_the_layer_is_refused():
-    with pytest.raises(
-        ParameterError, match="lora_rank is 33: the narrowest layer is 32 wide, choose 1 to 32"
-    ):
-        add_lora(small(), 33)
-
-
-def test_documents_must_be_separable():
-    """OPT takes position_ids and lets all documents see each other nevertheless; Bloom does not take them."""
-    torch.manual_seed(0)
-    sizes = {
-        "hidden_size": 32,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "n_layer": 1,
-        "n_head": 2,
-    }
-    opt = OPTForCausalLM(OPTConfig(vocab_size=64, ffn_dim=32, word_embed_proj_dim=32, **sizes))
-    bloom = BloomForCausalLM(BloomConfig(vocab_size=64, **sizes))
-    packed, alone = blocks_of([3, 3, 3], strategy="concat"), blocks_of([3, 3, 3])
-    for model in (small(), llama(True)):
-        check_separable(model, packed)
-    for model in (opt, bloom):
-        for weight in model.parameters():
-            weight.data *= 10  # random weights hardly attend to anything
-        check_separable(model, alone)
-        with pytest.raises(
-            ModelError,
-            match="lets the documents in a block see each other.*chunk.strategy to 'document'",
-        ):
-            check_separable(model, packed)
-
-
 def test_what_cannot_be_had_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ParameterError, match="report_to is 'trackio'.*pip install trackio"):
         runtime_arguments(tmp_path, small(), "float32", "trackio")
@@ -593,14 +356,3 @@ def test_tensorboard_gets_the_losses(tmp_path, monkeypatch):
         **{k: v for k, v in runtime_arguments(folder, small(), "float32", "tensorboard").items()},
     )
     assert list((folder / "tensorboard").glob("events*"))
-
-
-def test_the_share_of_the_peak(monkeypatch):
-    """By the sizes of the model, counted by hand."""
-    monkeypatch.setattr(
-        helpers.engine.speed, "product_seconds", lambda dtype, size, device: 2 * size**3 / 1e9
-    )  # a peak of 1e9
-    linear = 2 * (32 * 96 + 32 * 32 + 2 * 32 * 128) + 64 * 32
-    assert peak_share(small(), 100.0, 16, "float32") == pytest.approx(
-        100 * (6 * linear + 12 * 2 * 32 * 16) / 1e9
-    )
