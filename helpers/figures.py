@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from IPython.display import HTML, Image
     from matplotlib.figure import Figure
+    from transformers import TrainerState
 
 # Okabe and Ito's colours, which colour-blind readers can distinguish
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
@@ -66,6 +67,23 @@ def draw_blocks(blocks: "Dataset", block_size: int, count: int = 12) -> "Figure"
     ax.hlines(np.arange(1.5, len(rows) + 0.5), 0, block_size, color="white", linewidth=2)
     ax.set(xlabel="token in the block", ylabel="block", yticks=range(1, len(rows) + 1, 2))
     return figure
+
+
+def losses_of(state: "TrainerState") -> list[dict[str, float]]:
+    """The losses in the log of a training: step, epoch, training or test loss in nats per token.
+
+    >>> from transformers import TrainerState
+    >>> losses_of(TrainerState(log_history=[{"step": 9, "epoch": 0.5, "eval_loss": 2.5}]))
+    [{'step': 9, 'epoch': 0.5, 'test_loss': 2.5}]
+    """
+    losses = []
+    for entry in state.log_history:
+        place = {"step": entry["step"], "epoch": round(float(entry["epoch"]), 4)}
+        if "loss" in entry:
+            losses.append(place | {"train_loss": float(entry["loss"])})
+        if "eval_loss" in entry:
+            losses.append(place | {"test_loss": float(entry["eval_loss"])})
+    return losses
 
 
 def draw_losses(history: list[dict[str, float]], base_loss: float | None = None) -> "Figure":

@@ -1,4 +1,4 @@
-"""Training on blocks: the trainer, the fastest precision, checks, adapters, the saved model."""
+"""Training on blocks: the trainer, checks, adapters, the saved model."""
 
 import inspect
 import shutil
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from transformers import TrainerCallback
 
-from helpers.engine.speed import bfloat16_is_faster
 from helpers.engine.tiled_loss import use_tiled_loss
 from helpers.engine.trainer import ResumableTrainer
 from helpers.errors import ModelError, ParameterError
@@ -17,7 +16,7 @@ from helpers.perplexity import score_blocks
 if TYPE_CHECKING:
     from datasets import Dataset
     from peft import PeftModel
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 class BlockTrainer(ResumableTrainer):
@@ -77,37 +76,6 @@ class Samples(TrainerCallback):
         text = continue_text(model, self.tokenizer, self.prompt, self.max_new_tokens)
         if state.is_world_process_zero:
             print(f"step {state.global_step}: {' '.join(text.split())} …")
-
-
-def choose_dtype(compute_dtype: str = "auto", folder: Path | None = None) -> str:
-    """`float32` or `bfloat16`: the precision to compute in; weights are float32 in either case.
-
-    Args:
-        compute_dtype: One of the two, or `auto`: bfloat16 on a GPU that supports it, or on a CPU
-            that multiplies at least 1.5 times as fast in it, which is measured.
-        folder: Where the choice for `auto` is kept, so that a resumed training, and the other
-            processes that train together, make the same.
-
-    Raises:
-        ParameterError: for bfloat16 on a GPU without it.
-    """
-    import torch
-    from filelock import FileLock
-
-    if compute_dtype == "auto" and folder is not None:
-        choice = folder / "compute_dtype"
-        with FileLock(f"{choice}.lock"):
-            if not choice.exists() or not choice.read_text():
-                choice.write_text(choose_dtype())
-            compute_dtype = choice.read_text()
-    cuda = torch.cuda.is_available()
-    supported = not cuda or torch.cuda.is_bf16_supported()
-    if compute_dtype == "auto":
-        return "bfloat16" if (supported if cuda else bfloat16_is_faster()) else "float32"
-    if compute_dtype == "bfloat16" and not supported:
-        needed = "this GPU has no bfloat16, use 'float32'"
-        raise ParameterError("compute_dtype", compute_dtype, needed)
-    return compute_dtype
 
 
 def check_tokenizers_agree(
@@ -200,20 +168,3 @@ def save_model(trainer: BlockTrainer, folder: Path, base: str, merge: bool = Tru
     logs = Path(trainer.args.output_dir) / "tensorboard"
     if logs.exists():
         shutil.copytree(logs, folder.parent / "tensorboard", dirs_exist_ok=True)
-
-
-def losses_of(state: "TrainerState") -> list[dict[str, float]]:
-    """The log of a training: step, epoch, and training or test loss in nats per token.
-
-    >>> from transformers import TrainerState
-    >>> losses_of(TrainerState(log_history=[{"step": 9, "epoch": 0.5, "eval_loss": 2.5}]))
-    [{'step': 9, 'epoch': 0.5, 'test_loss': 2.5}]
-    """
-    losses = []
-    for entry in state.log_history:
-        place = {"step": entry["step"], "epoch": round(float(entry["epoch"]), 4)}
-        if "loss" in entry:
-            losses.append(place | {"train_loss": float(entry["loss"])})
-        if "eval_loss" in entry:
-            losses.append(place | {"test_loss": float(entry["eval_loss"])})
-    return losses

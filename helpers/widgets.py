@@ -15,9 +15,8 @@ from helpers.chunking import chunk
 from helpers.engine.blocks import STRATEGIES
 from helpers.engine.progress import FILE
 from helpers.errors import UserError
-from helpers.figures import draw_blocks, draw_losses, png
+from helpers.figures import draw_blocks, draw_losses, losses_of, png
 from helpers.generation import continue_text
-from helpers.training import losses_of
 
 if TYPE_CHECKING:
     from datasets import DatasetDict

@@ -27,7 +27,8 @@ from helpers.chunking import chunk
 from helpers.collation import collate
 from helpers.engine.trainer import runtime_arguments
 from helpers.errors import UserError
-from helpers.training import BlockTrainer, losses_of
+from helpers.figures import losses_of
+from helpers.training import BlockTrainer
 
 SHAPE = {
     "vocab_size": 64,

@@ -16,6 +16,6 @@ def test_examples(name):
     assert not failed
 
 
-@pytest.mark.parametrize("name", ["chunking", "collation", "packing", "perplexity", "training"])
+@pytest.mark.parametrize("name", ["chunking", "collation", "figures", "packing", "perplexity"])
 def test_these_have_one(name):
     assert doctest.testmod(importlib.import_module(f"helpers.{name}")).attempted

@@ -1,6 +1,7 @@
 """Figures: what they show, their alternative text, and that the same data give the same picture."""
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from helpers.figures import (
     draw_points,
     heat_map,
     html_picture,
+    losses_of,
     picture,
     png,
 )
@@ -33,6 +35,18 @@ def test_a_picture_carries_its_alternative_text():
     data, metadata = picture(figure, "Nothing to see.")._repr_mimebundle_()
     assert data["image/png"] and metadata["image/png"]["alt"] == "Nothing to see."
     assert 'alt="Nothing to see."' in html_picture(figure, "Nothing to see.")
+
+
+def test_losses_reads_a_log():
+    log = [
+        {"step": 10, "epoch": 0.333333333, "loss": "3.5", "grad_norm": 1.0},
+        {"step": 30, "epoch": 1, "eval_loss": 2.25},
+        {"step": 30, "epoch": 1, "train_runtime": 4.0, "train_loss": 3.0},
+    ]
+    assert losses_of(SimpleNamespace(log_history=log)) == [
+        {"step": 10, "epoch": 0.3333, "train_loss": 3.5},
+        {"step": 30, "epoch": 1.0, "test_loss": 2.25},
+    ]
 
 
 def test_the_same_data_give_the_same_bytes():

@@ -27,8 +27,6 @@ from transformers import (
     set_seed,
 )
 
-import helpers.engine.speed
-import helpers.engine.watch
 from helpers.chunking import chunk
 from helpers.collation import collate
 from helpers.engine.trainer import runtime_arguments
@@ -43,8 +41,6 @@ from helpers.training import (
     add_lora,
     check_separable,
     check_tokenizers_agree,
-    choose_dtype,
-    losses_of,
     save_model,
 )
 from tests.small_training import LENGTHS, blocks_of, llama, small, trained, weights
@@ -232,56 +228,6 @@ def test_the_end_of_a_text_is_learned_and_the_usual_collator_hides_it(tmp_path):
         assert end[1] < 0.01
 
 
-@pytest.mark.parametrize("name", ["float32", "bfloat16"])
-def test_a_dtype_that_is_asked_for_is_used(name, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(
-        helpers.engine.speed,
-        "product_seconds",
-        lambda dtype: pytest.fail("nothing is to be measured"),
-    )
-    assert choose_dtype(name) == name
-
-
-@pytest.fixture
-def product_takes(monkeypatch):
-    """Sets the seconds of a matrix product by its dtype, on a machine without a GPU; the first of each takes longer."""
-    clock, done = [0.0], []
-
-    def set_seconds(**seconds):
-        def product(a, b):
-            clock[0] += seconds[str(a.dtype).removeprefix("torch.")] + (
-                0 if a.dtype in done else 100
-            )
-            done.append(a.dtype)
-            return a
-
-        monkeypatch.setattr(torch.Tensor, "__matmul__", product)
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(
-        helpers.engine.speed, "time", SimpleNamespace(perf_counter=lambda: clock[0])
-    )
-    return set_seconds
-
-
-@pytest.mark.parametrize(
-    ("float32", "bfloat16", "chosen"), [(4, 2, "bfloat16"), (2.8, 2, "float32"), (1, 3, "float32")]
-)
-def test_auto_follows_what_products_take_on_this_machine(float32, bfloat16, chosen, product_takes):
-    product_takes(float32=float32, bfloat16=bfloat16)
-    assert choose_dtype() == choose_dtype("auto") == chosen
-
-
-def test_what_auto_was_is_kept_for_a_resumption(product_takes, tmp_path):
-    product_takes(float32=4, bfloat16=2)
-    assert choose_dtype("auto", tmp_path) == "bfloat16"
-    product_takes(float32=2, bfloat16=4)  # as on another, or a busy, machine
-    assert choose_dtype("auto", tmp_path) == "bfloat16"
-    assert choose_dtype("float32", tmp_path) == "float32"
-    assert choose_dtype("auto") == "float32"
-
-
 @pytest.mark.parametrize(
     ("warmup_ratio", "steps"), [(0.0, 0), (0.1, 6), (0.11, 7), (0.999, 60), (1.0, 60)]
 )
@@ -299,19 +245,6 @@ def test_warmup_is_a_share_of_all_steps(warmup_ratio, steps, small_model, tmp_pa
     assert names["arguments"].get_warmup_steps(60) == steps
 
 
-@pytest.mark.parametrize("has", [True, False])
-def test_on_a_gpu_bfloat16_is_used_where_it_is(has, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: has)
-    assert choose_dtype("auto") == ("bfloat16" if has else "float32")
-    assert choose_dtype("float32") == "float32"
-    if has:
-        assert choose_dtype("bfloat16") == "bfloat16"
-    else:
-        with pytest.raises(ParameterError, match="compute_dtype is 'bfloat16'.*'float32'"):
-            choose_dtype("bfloat16")
-
-
 def test_tokens_must_be_of_the_model_that_is_trained(tokenizer):
     check_tokenizers_agree(tokenizer, "embedded", copy.deepcopy(tokenizer))
     other = copy.deepcopy(tokenizer)
@@ -320,18 +253,6 @@ def test_tokens_must_be_of_the_model_that_is_trained(tokenizer):
         ModelError, match=r"train\.model is 'my/model'.*preprocess\.model.*-p model=my/model"
     ):
         check_tokenizers_agree(tokenizer, "my/model", other)
-
-
-def test_losses_reads_a_log():
-    log = [
-        {"step": 10, "epoch": 0.333333333, "loss": "3.5", "grad_norm": 1.0},
-        {"step": 30, "epoch": 1, "eval_loss": 2.25},
-        {"step": 30, "epoch": 1, "train_runtime": 4.0, "train_loss": 3.0},
-    ]
-    assert losses_of(SimpleNamespace(log_history=log)) == [
-        {"step": 10, "epoch": 0.3333, "train_loss": 3.5},
-        {"step": 30, "epoch": 1.0, "test_loss": 2.25},
-    ]
 
 
 def seeded_weights(model, folder, seed):

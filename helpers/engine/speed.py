@@ -1,7 +1,10 @@
-"""How fast this machine multiplies matrices, and which share of that a training uses."""
+"""How fast this machine multiplies matrices: the precision to choose, the share of it used."""
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from helpers.errors import ParameterError
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +34,37 @@ def bfloat16_is_faster() -> bool:
     import torch
 
     return product_seconds(torch.float32) > 1.5 * product_seconds(torch.bfloat16)
+
+
+def choose_dtype(compute_dtype: str = "auto", folder: Path | None = None) -> str:
+    """`float32` or `bfloat16`: the precision to compute in; weights are float32 in either case.
+
+    Args:
+        compute_dtype: One of the two, or `auto`: bfloat16 on a GPU that supports it, or on a CPU
+            that multiplies at least 1.5 times as fast in it, which is measured.
+        folder: Where the choice for `auto` is kept, so that a resumed training, and the other
+            processes that train together, make the same.
+
+    Raises:
+        ParameterError: for bfloat16 on a GPU without it.
+    """
+    import torch
+    from filelock import FileLock
+
+    if compute_dtype == "auto" and folder is not None:
+        choice = folder / "compute_dtype"
+        with FileLock(f"{choice}.lock"):
+            if not choice.exists() or not choice.read_text():
+                choice.write_text(choose_dtype())
+            compute_dtype = choice.read_text()
+    cuda = torch.cuda.is_available()
+    supported = not cuda or torch.cuda.is_bf16_supported()
+    if compute_dtype == "auto":
+        return "bfloat16" if (supported if cuda else bfloat16_is_faster()) else "float32"
+    if compute_dtype == "bfloat16" and not supported:
+        needed = "this GPU has no bfloat16, use 'float32'"
+        raise ParameterError("compute_dtype", compute_dtype, needed)
+    return compute_dtype
 
 
 def peak_share(

@@ -20,9 +20,9 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from helpers.columns import texts
 from helpers.data import load_examples, split_fairly
+from helpers.engine.speed import choose_dtype
 from helpers.models import load_tokenizer
 from helpers.perplexity import score_documents, score_stride
-from helpers.training import choose_dtype
 from tests.benchmarks.results import record, table, watched
 
 CONTEXT, STRIDE = 512, 256

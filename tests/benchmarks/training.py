@@ -28,11 +28,11 @@ from transformers import (
 
 from helpers.collation import collate
 from helpers.engine.memory import keep_memory
-from helpers.engine.speed import peak_share
+from helpers.engine.speed import choose_dtype, peak_share
 from helpers.engine.trainer import runtime_arguments
 from helpers.hub.sources import EMBEDDED
 from helpers.models import load_tokenizer, quicken
-from helpers.training import BlockTrainer, choose_dtype
+from helpers.training import BlockTrainer
 from tests.benchmarks.results import record, table, watched
 
 WARM = 3  # steps before the clock starts

@@ -9,7 +9,6 @@ from transformers import (
     Gemma2ForCausalLM,
 )
 
-import helpers.engine.speed
 import helpers.engine.tiled_loss
 from helpers.collation import collate
 from helpers.engine.tiled_loss import use_tiled_loss

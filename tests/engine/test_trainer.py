@@ -21,11 +21,11 @@ from transformers import (
 
 from helpers.engine.trainer import COMPLETE, newest_checkpoint, runtime_arguments
 from helpers.errors import ModelError, ParameterError, RunError
+from helpers.figures import losses_of
 from helpers.hub.sources import PROJECT
 from helpers.models import load_model
 from helpers.training import (
     add_lora,
-    losses_of,
 )
 from tests.small_training import made, small, trained, weights
 

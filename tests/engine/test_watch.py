@@ -4,10 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 
-import helpers.engine.speed
 import helpers.engine.watch
 from helpers.engine.progress import FILE
-from helpers.training import BlockTrainer, losses_of
+from helpers.figures import losses_of
+from helpers.training import BlockTrainer
 from tests.small_training import blocks_of
 from tests.test_training import trainer_of
 

@@ -396,8 +396,10 @@ def edit_cell(path, which, text="\nmore = 1"):
 def test_the_code_of_a_step_is_what_it_executes(copy):
     helpers = copy / "helpers"
     assert stale_after(append(helpers / "engine" / "arrow.py")) == list(STEPS)
-    assert stale_after(append(helpers / "trainer.py")) == ["train"]
-    assert stale_after(append(helpers / "engine" / "watch.py")) == ["train"]  # imported by trainer.py
+    assert stale_after(append(helpers / "engine" / "trainer.py")) == ["train"]
+    assert stale_after(append(helpers / "engine" / "watch.py")) == [
+        "train"
+    ]  # imported by trainer.py
     assert stale_after(append(helpers / "packing.py")) == [
         "chunk",
         "train",
