@@ -4,28 +4,23 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from helpers.errors import ModelError, ParameterError, first_line
-from helpers.hub.model_files import (
+from helpers.engine.model_files import (
     check_checkpoint,
     check_ids,
     check_kind,
-    folders_of,
-    no_tokenizer,
+    check_tokenizer_file,
     refusal,
 )
+from helpers.errors import ModelError, ParameterError, first_line
+from helpers.hub.sources import locate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 CONTEXT = 1024  # tokens, of a model that states no context length
-LENGTHS = (
-    "max_position_embeddings",
-    "n_positions",
-    "seq_length",
-    "max_seq_len",
-    "context_length",
-)
-AFTER_PADDING = (  # types whose positions start after that of the padding token
+LENGTHS = ["max_position_embeddings", "n_positions", "seq_length", "max_seq_len", "context_length"]
+# types whose positions start after that of the padding token
+AFTER_PADDING = [
     "camembert",
     "data2vec-text",
     "roberta",
@@ -33,7 +28,23 @@ AFTER_PADDING = (  # types whose positions start after that of the padding token
     "xlm-roberta",
     "xlm-roberta-xl",
     "xmod",
-)
+]
+
+
+def check_model(name: str, command: str | None = None) -> None:
+    """Find in a model's files what would make it fail later, without reading weights.
+
+    Args:
+        name: `embedded`, a folder, or a name on the Hub; what is not on this machine is fetched.
+        command: fetches it where there is a network, for the message if there is none.
+
+    Raises:
+        ModelError: where the model is no causal one, weights are missing, damaged or pickles, or
+            the tokenizer does not fit the embedding; the same for adapters and their base model.
+    """
+    location = locate("model", name, command)
+    check_checkpoint(name, location.folder, location.adapters)
+    check_tokenizer_file(name, location.folder)
 
 
 def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
@@ -43,16 +54,17 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
         name: `embedded`, a folder, or a name on the Hub.
 
     Raises:
-        ModelError: where there is none, it has no end-of-text token, or it makes numbers that have
-            no embedding.
+        ModelError: where there is none, it has no end-of-text token, or it makes token ids that
+            have no embedding.
     """
     from transformers import AutoTokenizer
 
-    folder = folders_of(name)[-1]
+    folder = locate("model", name).folder
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
-        raise no_tokenizer(name, first_line(error)) from None
+        why = f"no tokenizer could be loaded from it ({first_line(error)})"
+        raise refusal(name, why) from None
     if not tokenizer.is_fast:
         raise refusal(name, "its tokenizer has no fast (Rust) version, which the helpers need")
     if tokenizer.eos_token_id is None:
@@ -73,15 +85,15 @@ def load_config(name: str, context: int = 0) -> "PreTrainedConfig":
 
     Raises:
         ModelError: where there is none, the model is no causal one, or its files are not whole.
-        ParameterError: for a `context` other than the one that is stated.
+        ParameterError: for a `context` other than the stated one.
     """
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    folders = folders_of(name)
-    check_checkpoint(name, folders)
+    location = locate("model", name)
+    check_checkpoint(name, location.folder, location.adapters)
     try:
-        config = AutoConfig.from_pretrained(folders[-1])
+        config = AutoConfig.from_pretrained(location.folder)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         why = f"no configuration could be loaded from it ({first_line(error)})"
         raise refusal(name, why) from None
@@ -106,11 +118,11 @@ def load_config(name: str, context: int = 0) -> "PreTrainedConfig":
 def load_model(name: str | Path, context: int = 0) -> "PreTrainedModel":
     """A causal language model with float32 weights, on the GPU if there is one.
 
-    Two defaults of transformers 5.24 are mended. The checkpoint's own precision would be used, so
-    that a model stored in 16 bits would be trained in 16 bits: the weights are made float32. And
-    where a model leaves `loss_type` unset, GPT-2 among them, Trainer divides the loss by all tokens
-    of a row and not by those that are scored: it is set. The cache is off, since with it the mask
-    that keeps documents apart is dropped. Adapters (LoRA) are merged with their base model.
+    Two defaults of transformers 5.24 are changed. It would use the precision of the checkpoint, so
+    that a model stored in 16 bits would be trained in 16 bits. And where a model leaves `loss_type`
+    unset, as GPT-2 does, Trainer divides the loss by all tokens of a row, not by the scored ones.
+    The cache is off, since with it the mask that keeps documents apart is dropped. Adapters (LoRA)
+    are merged with their base model.
 
     Args:
         name: `embedded`, a folder, or a name on the Hub.
@@ -124,11 +136,10 @@ def load_model(name: str | Path, context: int = 0) -> "PreTrainedModel":
     from transformers import AutoModelForCausalLM
 
     name = str(name)
-    *adapters, folder = folders_of(name)
-    config = load_config(name, context)
+    location, config = locate("model", name), load_config(name, context)
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
-            folder,
+        model, loaded = AutoModelForCausalLM.from_pretrained(
+            location.folder,
             config=config,
             dtype=torch.float32,
             use_safetensors=True,
@@ -137,54 +148,56 @@ def load_model(name: str | Path, context: int = 0) -> "PreTrainedModel":
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise refusal(name, f"no model could be loaded from it ({first_line(error)})") from None
-    _refuse_incomplete(name, found)
-    for adapter in reversed(adapters):
-        model = _adapted(name, model, adapter)
-    quicken(model)
+    _check_loaded(name, loaded)
+    for adapter in reversed(location.adapters):
+        model = _merged(name, model, adapter)
+    fuse_gelu(model)
     model.loss_type = "ForCausalLM"
     model.config.use_cache = model.config.get_text_config().use_cache = False
     model.to(_device())
-    _refuse_foresight(name, model)
+    _check_causal(name, model)
     return model
 
 
-def _refuse_incomplete(name: str, found: dict[str, object]) -> None:
+def _check_loaded(name: str, loaded: dict[str, object]) -> None:
     """ModelError for tensors that are missing in a checkpoint, or have another shape there.
 
-    transformers makes up random ones, and logs it. Tied tensors do not count as missing; tensors
-    that the model does not have are left out.
+    transformers logs it and makes up random ones. Tied tensors do not count as missing.
     """
-    if missing := sorted(found["missing_keys"]):
-        named = ", ".join(missing[:3])
-        named += f", and {len(missing) - 3} more" if len(missing) > 3 else ""
-        why = f"its checkpoint lacks {named}: it is incomplete, fetch or save it anew"
+    if missing := sorted(loaded["missing_keys"]):
+        listed = ", ".join(missing[:3])
+        listed += f", and {len(missing) - 3} more" if len(missing) > 3 else ""
+        why = f"its checkpoint lacks {listed}: it is incomplete, fetch or save it anew"
         raise refusal(name, why)
-    for tensor, there, wanted in sorted(found["mismatched_keys"]):
-        why = f"{tensor} is {tuple(there)} in its checkpoint and {tuple(wanted)} by its config.json"
-        raise refusal(name, f"{why}: they do not belong together")
+    for tensor, stored, needed in sorted(loaded["mismatched_keys"]):
+        why = (
+            f"{tensor} is {tuple(stored)} in its checkpoint and {tuple(needed)} by its "
+            "config.json: they do not belong together"
+        )
+        raise refusal(name, why)
 
 
-def _adapted(name: str, model: "PreTrainedModel", folder: Path) -> "PreTrainedModel":
-    """A model with adapters merged into its weights; ModelError where they are not made for it."""
+def _merged(name: str, model: "PreTrainedModel", adapter: Path) -> "PreTrainedModel":
+    """A model with adapters merged into its weights; ModelError where they do not fit it."""
     from peft import PeftConfig, get_peft_model
 
-    said = "its adapters do not fit their base model"
+    misfit = "its adapters do not fit their base model"
     try:
-        adapted = get_peft_model(model, PeftConfig.from_pretrained(folder))
-        found = adapted.load_adapter(folder, "default")
+        adapted = get_peft_model(model, PeftConfig.from_pretrained(adapter))
+        loaded = adapted.load_adapter(adapter, "default")
     except (ValueError, RuntimeError, KeyError, TypeError, ImportError) as error:
-        raise refusal(name, f"{said} ({first_line(error)})") from None
-    for kind, tensors in (("missing", found.missing_keys), ("unknown", found.unexpected_keys)):
+        raise refusal(name, f"{misfit} ({first_line(error)})") from None
+    for state, tensors in (("missing", loaded.missing_keys), ("unknown", loaded.unexpected_keys)):
         if tensors:
-            why = f"{said} ({min(tensors)} is {kind}): name the right one in adapter_config.json"
+            why = f"{misfit} ({min(tensors)} is {state}): name the right one in adapter_config.json"
             raise refusal(name, why)
     return adapted.merge_and_unload().requires_grad_(True)
 
 
-def _refuse_foresight(name: str, model: "PreTrainedModel") -> None:
-    """ModelError where a token more changes what is predicted before it, as in BERT.
+def _check_causal(name: str, model: "PreTrainedModel") -> None:
+    """ModelError where another token changes the predictions before it, as in BERT.
 
-    A loss of such a model would mean nothing.
+    The loss of such a model would mean nothing.
     """
     import torch
 
@@ -192,15 +205,15 @@ def _refuse_foresight(name: str, model: "PreTrainedModel") -> None:
     ids = torch.tensor([[1, 2, 3, 4]], device=model.device) % size
     model.eval()
     with torch.inference_mode():
-        more = model(input_ids=ids, use_cache=False).logits[0, :3].float()
-        fewer = model(input_ids=ids[:, :3], use_cache=False).logits[0].float()
-    if (more - fewer).abs().max() > 1e-4 * fewer.abs().max():
+        longer = model(input_ids=ids, use_cache=False).logits[0, :3].float()
+        shorter = model(input_ids=ids[:, :3], use_cache=False).logits[0].float()
+    if (longer - shorter).abs().max() > 1e-4 * shorter.abs().max():
         why = "its predictions depend on the tokens after them, so it is no causal language model"
         raise refusal(name, why)
 
 
 def _device() -> str:
-    """`cpu`, or a GPU: of several processes that train together here, each takes one of its own."""
+    """`cpu` or a GPU; of several processes that train together, each gets one of its own."""
     import torch
 
     if not torch.cuda.is_available():
@@ -209,15 +222,14 @@ def _device() -> str:
         return "cuda"
     if int(rank) >= (count := torch.cuda.device_count()):
         started = int(os.environ.get("LOCAL_WORLD_SIZE", rank))
-        raise ParameterError(
-            "nproc", started, f"each process needs a GPU of its own, this machine has {count}"
-        )
+        needed = f"each process needs a GPU of its own, this machine has {count}"
+        raise ParameterError("nproc", started, needed)
     torch.cuda.set_device(int(rank))
     return f"cuda:{rank}"
 
 
-def quicken(model: "PreTrainedModel") -> None:
-    """Let PyTorch compute the activation of GPT-2 and its kin in one piece, which is faster."""
+def fuse_gelu(model: "PreTrainedModel") -> None:
+    """Replace the activation of GPT-2 and similar models by PyTorch's fused one, which is faster."""
     import torch
     from transformers.activations import NewGELUActivation
 
@@ -228,7 +240,7 @@ def quicken(model: "PreTrainedModel") -> None:
 
 
 def prefix_token(tokenizer: "PreTrainedTokenizerBase") -> int:
-    """The token that stands before a text whose first token is scored.
+    """The token put before a text so that its first token is scored, too.
 
     It is the tokenizer's begin-of-text, or else its end-of-text, as in lm-evaluation-harness.
     """
@@ -238,12 +250,11 @@ def prefix_token(tokenizer: "PreTrainedTokenizerBase") -> int:
 def context_length(model_or_config: "PreTrainedModel | PreTrainedConfig") -> int:
     """The greatest number of tokens that a model can attend to.
 
-    Raises ModelError where its configuration states none; `load_config` and `load_model` see to it
-    that it does.
+    Raises ModelError where its configuration states none, as those of `load_config` and
+    `load_model` always do.
     """
     config = getattr(model_or_config, "config", model_or_config)
-    length = _stated_length(config)
-    if not length:
+    if not (length := _stated_length(config)):
         kind = config.model_type
         raise ModelError(f"A model of type {kind!r} has a configuration without a context length.")
     return length

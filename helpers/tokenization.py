@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from helpers.columns import rendered, text_of
+from helpers.data import join_columns, select_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -18,22 +18,32 @@ if TYPE_CHECKING:
 def tokenize(
     examples: "Dataset", text_column: str, tokenizer: "PreTrainedTokenizerBase"
 ) -> "Dataset":
-    """A data set with one column, `input_ids` (int32), and one row for each example.
+    """The token ids of each example, whatever its length.
 
-    The guide's `Dataset.map(tokenizer, batched=True, num_proc=4)` copies texts to other processes and ids back as 64-bit
-    numbers beside an attention mask that is all ones. Here `map` stays in this process, because the Rust tokenizer runs on all
-    cores by itself; it takes ids and nothing else, and does not care how long a text is. The result is kept in the
-    cache of `datasets`, under a hash of the texts and of the tokenizer's own JSON, which unlike a hash of the object
-    does not change when it is used. No special token is added: what stands between documents is chunking's business.
-    Raises ParameterError where `text_column` is not there or holds no text.
+    `Dataset.map(tokenizer, batched=True, num_proc=4)`, as guides have it, copies texts to other
+    processes, and ids back as 64-bit numbers beside an attention mask of ones. Here `map` stays in
+    this process, since the Rust tokenizer uses all cores by itself, and takes the ids alone. The
+    result is cached by `datasets` under a hash of the texts and of the tokenizer's JSON, which
+    unlike a hash of the object does not change with use. No special tokens are added: chunking
+    separates the documents.
+
+    Args:
+        examples: the data set.
+        text_column: see `texts`.
+        tokenizer: a fast one.
+
+    Returns:
+        A data set with the one column `input_ids` (int32), a row for each example.
+
+    Raises:
+        ParameterError: where `text_column` is not there or holds no text.
     """
     import datasets
     from datasets.fingerprint import Hasher
 
     if "TOKENIZERS_PARALLELISM" not in os.environ:
-        os.unsetenv(
-            "TOKENIZERS_PARALLELISM"
-        )  # where map has used processes, it stays "false" for all but Python (datasets 5.2)
+        # a map with processes sets it to "false", and resets it for Python only (datasets 5.2)
+        os.unsetenv("TOKENIZERS_PARALLELISM")
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
@@ -41,31 +51,28 @@ def tokenize(
     def encode(batch: dict[str, list]) -> "pa.Table":
         import pyarrow as pa
 
-        encodings = backend.encode_batch_fast(
-            rendered(batch, text_column, tokenizer), add_special_tokens=False
-        )
+        batch_texts = join_columns(batch, text_column, tokenizer)
+        encodings = backend.encode_batch_fast(batch_texts, add_special_tokens=False)
         offsets = np.cumsum([0] + [len(e) for e in encodings])
-        values = np.fromiter(
-            chain.from_iterable(e.ids for e in encodings), np.int32, count=int(offsets[-1])
-        )
-        return pa.table(
-            {"input_ids": pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values))}
-        )
+        ids = np.fromiter(chain.from_iterable(e.ids for e in encodings), np.int32, offsets[-1])
+        column = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(ids))
+        return pa.table({"input_ids": column})
 
     features = datasets.Features({"input_ids": datasets.LargeList(datasets.Value("int32"))})
-    source = text_of(examples, text_column)
-    if not len(source):  # map would not even call its function
+    columns = select_text(examples, text_column)
+    if not len(columns):  # map would not call its function
         return datasets.Dataset.from_dict({"input_ids": []}, features)
-    key = Hasher.hash((source._fingerprint, text_column, backend.to_str(), tokenizer.chat_template))
-    path = Path(datasets.config.HF_DATASETS_CACHE) / "tokenized" / f"{key}.arrow"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return source.map(
+    made_from = (columns._fingerprint, text_column, backend.to_str(), tokenizer.chat_template)
+    key = Hasher.hash(made_from)
+    cache = Path(datasets.config.HF_DATASETS_CACHE) / "tokenized"
+    cache.mkdir(parents=True, exist_ok=True)
+    return columns.map(
         encode,
         batched=True,
         batch_size=10_000,  # at the end of a batch, cores wait for each other
-        remove_columns=source.column_names,
+        remove_columns=columns.column_names,
         features=features,
-        cache_file_name=str(path),
+        cache_file_name=str(cache / f"{key}.arrow"),
         new_fingerprint=key,
         desc="tokenizing",
     )

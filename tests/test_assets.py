@@ -6,11 +6,11 @@ from collections import Counter
 
 import pytest
 
-from helpers.columns import texts
-from helpers.data import load_examples, split_fairly
+from helpers.data import load_examples, texts
 from helpers.hub.sources import EMBEDDED
 from helpers.models import load_model, prefix_token
 from helpers.perplexity import score_documents
+from helpers.splitting import split_fairly
 
 CATEGORIES = [
     "Biology",

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from helpers.chunking import chunk, totals
 from helpers.collation import collate
-from helpers.columns import texts
-from helpers.data import load_examples
+from helpers.data import load_examples, texts
 from helpers.engine.arrow import load
 from helpers.engine.blocks import take_segments
 from helpers.errors import DataError, ParameterError

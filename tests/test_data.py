@@ -1,50 +1,40 @@
-"""Examples from every kind of file, the column that holds text, and a split that does not leak."""
+"""Examples from every kind of file, and their texts: columns, nested ones, lists, chat messages."""
 
 import gzip
 import io
 import json
-import os
-import re
-import subprocess
-import sys
 import time
-from collections import Counter
 
 import datasets
-import numpy as np
 import pandas as pd
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
-from hypothesis import example, given
-from hypothesis import strategies as st
+from datasets import Dataset
 from rich.console import Console
 
-from helpers.columns import texts
-from helpers.data import (
-    drop_empty,
-    left_out,
-    load_examples,
-    near_duplicates,
-    shared_ngrams,
-    split_fairly,
-)
-from helpers.engine.arrow import load, save
-from helpers.errors import DataError, ParameterError, UserError
+from helpers.data import READERS, drop_empty, left_out, load_examples, texts
+from helpers.errors import DataError, ParameterError
 from helpers.hub import download as hub
 from helpers.hub import sources as sources_module
-from helpers.hub.sources import needs_fetching
+from helpers.hub.sources import ENDINGS, needs_fetching
 from helpers.runs.folder import Run
 from helpers.runs.origins import sources
 from helpers.runs.parameters import STEPS
 from helpers.runs.profiles import plan
 from helpers.runs.terminal import summary
+from helpers.tokenization import tokenize
 
 RECORDS = [
     {"n": i, "text": t}
     for i, t in enumerate(["Plain", 'a "quote", a comma', "Ünïcode ☂", "  spaces "] * 3)
 ]
+
+
 LINES = "".join(json.dumps(r) + "\n" for r in RECORDS).encode()
+
+
 FRAME = pd.DataFrame(RECORDS)
+
+
 WRITERS = {
     "x.json": lambda p: p.write_text(json.dumps(RECORDS)),
     "x.json.gz": lambda p: p.write_bytes(gzip.compress(json.dumps(RECORDS).encode())),
@@ -234,14 +224,6 @@ def test_the_texts_of_a_csv_without_names_of_columns_are_not_printed_whole(tmp_p
     assert len(str(error.value)) < 300
 
 
-@pytest.mark.parametrize(
-    ("documents", "share"), [(["one"], 0.2), ([f"text {i}" for i in range(9)], 0.9999)]
-)
-def test_one_record_or_too_large_a_share_is_refused(documents, share):
-    with pytest.raises(ParameterError, match=f"test_size is {share}"):
-        split_fairly(numbered(documents), "t", share, 0)
-
-
 def test_a_file_that_has_changed_is_read_anew(tmp_path):
     path = tmp_path / "x.jsonl"
     for value in (1, 2):
@@ -257,6 +239,8 @@ def test_a_file_that_is_not_there_is_refused(tmp_path):
 
 
 BINARY = b"\x00\xff\xfe\x81 neither {] text\n" * 5
+
+
 BROKEN = {
     "half.json": b'[{"a": 1,', "binary.json": BINARY, "empty.json": b"",
     "line.jsonl": b'{"a": 1}\nhello\n', "empty.jsonl": b"",
@@ -377,115 +361,6 @@ def test_examples_without_text_are_left_out_and_counted(capsys):
         drop_empty(examples.select([1, 2]), "t")
 
 
-def runs_of(document):
-    words = re.findall(r"\w+", document.lower())
-    return {tuple(words[i : i + 8]) for i in range(max(1, len(words) - 7))} if words else set()
-
-
-def slow_groups(documents):
-    runs, group = [runs_of(d) for d in documents], list(range(len(documents)))
-    for i in range(len(documents)):
-        for j in range(i):
-            shared, shorter = len(runs[i] & runs[j]), min(len(runs[i]), len(runs[j]))
-            if shared and 2 * shared >= shorter:
-                group = [group[j] if g == group[i] else g for g in group]
-    return group
-
-
-def partition(groups):
-    return [list(groups).index(g) for g in groups]
-
-
-BASE = [f"w{i}" for i in range(36)]
-SLICES = st.tuples(st.integers(0, 30), st.integers(0, 20)).map(
-    lambda t: " ".join(BASE[t[0] : t[0] + t[1]])
-)
-TEXT = st.lists(SLICES, max_size=4).map(", ".join) | st.lists(st.sampled_from(["so", "So,", "it"]), max_size=14).map(" ".join)  # fmt: skip
-TEXTS = st.lists(TEXT, min_size=1, max_size=10)
-
-
-@given(TEXTS)
-@example(["", "?!"])
-@example(["A b, c.", "a B c", "a b c d"])
-@example([" ".join(BASE[:16]), " ".join(BASE[:12] + ["x"] * 9), " ".join(BASE[:11] + ["y"] * 20)])
-def test_near_duplicates_equal_the_slow_oracle(documents):
-    assert partition(near_duplicates(documents)) == partition(slow_groups(documents))
-
-
-def test_two_copies_are_found_although_others_quote_parts_of_them():
-    parts = [" ".join(f"p{part}w{i}" for i in range(30)) for part in range(4)]
-    quotes = [
-        part + " " + " ".join(f"own{n}w{i}" for i in range(200)) for n, part in enumerate(parts)
-    ]
-    documents = [" ".join(parts), *quotes, " ".join(parts)]
-    assert partition(slow_groups(documents)) == [0, 1, 2, 3, 4, 0]
-    assert partition(near_duplicates(documents)) == [0, 1, 2, 3, 4, 0]
-
-
-def own_words(number, count):
-    return " ".join(f"d{number}w{i}" for i in range(count))
-
-
-PROMPT, FOOTER = (" ".join(f"{name}{i}" for i in range(30)) for name in ("prompt", "footer"))
-
-
-@pytest.mark.parametrize("count", [12, 300])
-def test_passages_that_many_documents_have_make_no_copies(count):
-    documents = [f"{PROMPT} {own_words(i, 12)} {FOOTER}" for i in range(count)]
-    assert len(set(near_duplicates(documents))) == count
-    parts = split_fairly(numbered(documents), "t", 0.25, 0)
-    assert len(parts["test"]) == count // 4
-
-
-def test_copies_are_found_beside_passages_that_many_documents_have():
-    documents = [f"{PROMPT} {own_words(i, 20)} {FOOTER}" for i in range(40)]
-    documents += [
-        documents[3],
-        f"{own_words(4, 20)} and more",
-        f"{PROMPT} {own_words(5, 20)} other {FOOTER}",
-    ]
-    documents += [
-        PROMPT,
-        PROMPT.upper(),
-        f"{PROMPT} {FOOTER}",
-        f"{PROMPT} yes",
-        f"{PROMPT} no",
-        f"{PROMPT} yes!",
-    ]
-    groups = near_duplicates(documents).tolist()
-    assert groups[:40] == list(range(40))
-    assert groups[40:] == [3, 4, 5, 43, 43, 45, 46, 47, 46]
-
-
-def test_a_passage_of_ten_documents_still_counts():
-    documents = [f"{PROMPT} {own_words(i, 12)}" for i in range(10)] + [
-        own_words(i, 20) for i in range(10, 30)
-    ]
-    assert (
-        partition(near_duplicates(documents))
-        == partition(slow_groups(documents))
-        == [0] * 10 + list(range(10, 30))
-    )
-
-
-def test_many_documents_with_one_footer_are_compared_in_a_time_that_grows_with_them():
-    footer = " ".join(f"footer{i}" for i in range(12))
-    documents = [f"{own_words(i, 30)} {footer}" for i in range(8000)]
-    began = time.process_time()
-    assert len(set(near_duplicates(documents))) == 8000
-    assert time.process_time() - began < 5  # pair by pair it takes 40 seconds
-
-
-def test_groups_can_be_given_and_then_nothing_is_looked_for():
-    examples = numbered(["the same text"] * 8)
-    parts = split_fairly(examples, "t", 0.25, 0, groups=range(8))
-    assert len(parts["test"]) == 2
-    parts = split_fairly(
-        numbered([f"text {i}" for i in range(8)]), "t", 0.25, 0, groups=[0, 0, 1, 1, 2, 2, 3, 3]
-    )
-    assert parts["test"]["n"][:] in [[0, 1], [2, 3], [4, 5], [6, 7]]
-
-
 def test_a_nested_column_of_concatenated_data_sets_is_found():
     part = Dataset.from_dict({"a": [{"b": {"c": ["x", "y"]}}, {"b": None}]})
     assert texts(datasets.concatenate_datasets([part, part.select([0])]), "a.b.c") == [
@@ -495,185 +370,115 @@ def test_a_nested_column_of_concatenated_data_sets_is_found():
     ]
 
 
-def test_no_documents_have_no_groups():
-    assert len(near_duplicates([])) == 0
+def test_every_ending_that_marks_a_file_has_a_reader():
+    assert set(READERS) == ENDINGS
 
 
-def numbered(documents):
-    return Dataset.from_dict({"n": range(len(documents)), "t": documents})
+CHAT = [[{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]]
 
 
-@given(TEXTS, st.floats(0.05, 0.95), st.integers(0, 2**32 - 1))
-def test_a_fair_split_keeps_groups_whole_and_the_share_near(documents, test_size, seed):
-    groups = np.array(slow_groups(documents))
-    sizes, target = Counter(groups.tolist()), max(1, round(test_size * len(documents)))
-    try:
-        parts = split_fairly(numbered(documents), "t", test_size, seed)
-    except ParameterError as error:
-        assert "test_size" in str(error) and repr(test_size) in str(error)
-        assert min(sizes.values()) > 1.1 * target or len(documents) <= 1.1 * target
-        return
-    train, test = parts["train"]["n"][:], parts["test"]["n"][:]
-    assert sorted(train + test) == list(range(len(documents))) and train and test
-    assert not set(groups[train]) & set(groups[test])
-    assert len(test) <= 1.1 * target
-    assert len(test) >= target or all(len(test) + sizes[g] > 1.1 * target for g in groups[train])
+TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
 
 
-def test_a_split_depends_on_the_seed_and_on_nothing_else():
-    examples = numbered([f"text {i}" for i in range(40)])
-    chosen = [split_fairly(examples, "t", 0.25, seed)["test"]["n"][:] for seed in (1, 1, 2)]
-    assert [len(c) for c in chosen] == [10, 10, 10]
-    assert chosen[0] == chosen[1] != chosen[2]
-
-
-@given(
-    st.lists(st.sampled_from("aabc"), min_size=2, max_size=60),
-    st.floats(0.1, 0.9),
-    st.integers(0, 99),
-)
-def test_a_stratified_split_has_each_value_in_proportion(values, test_size, seed):
-    examples = Dataset.from_dict({"t": [f"text {i}" for i in range(len(values))], "kind": values})
-    try:
-        parts = split_fairly(examples, "t", test_size, seed, stratify_by_column="kind")
-    except ParameterError:
-        assert round(test_size * len(values)) in (0, len(values)) or len(values) == 2
-        return
-    counts, test = Counter(values), Counter(parts["test"]["kind"])
-    for value, count in counts.items():
-        assert abs(test[value] - test_size * count) <= 1.5, value
-    assert abs(len(parts["test"]) - test_size * len(values)) <= 1
-
-
-def test_a_column_to_stratify_by_that_is_not_there_is_refused():
-    with pytest.raises(ParameterError, match="stratify_by_column is 'kind': choose one of n, t"):
-        split_fairly(numbered(["a", "b", "c"]), "t", 0.3, 0, stratify_by_column="kind")
-
-
-@pytest.mark.parametrize("documents", [["a b c"] * 5, ["only one"], []])
-def test_a_split_that_leaves_one_side_empty_is_refused(documents):
-    examples = Dataset.from_dict({"t": documents}, features=Features({"t": Value("string")}))
-    with pytest.raises(UserError, match="test_size is 0.2.*more examples"):
-        split_fairly(examples, "t", 0.2, 0)
-
-
-def test_a_planted_copy_never_lies_on_both_sides_as_it_does_with_train_test_split():
-    documents = [" ".join(f"d{n}w{i}" for i in range(20)) for n in range(30)]
-    documents.append(documents[7].upper() + " edited")
-    examples = numbered(documents)
-
-    def torn(parts):
-        return len({7, 30} & set(parts["test"]["n"])) == 1
-
-    assert not any(torn(split_fairly(examples, "t", 0.3, seed)) for seed in range(20))
-    assert any(torn(examples.train_test_split(test_size=0.3, seed=seed)) for seed in range(20))
-
-
-def test_the_real_text_is_read_whole_and_split_without_a_leak(real_text):
-    examples = load_examples(str(real_text), "train")
-    assert len(examples) == 2375
-    parts = split_fairly(examples, "answers.text", 0.2, 0)
-    assert len(parts["train"]) + len(parts["test"]) == 2375
-    assert abs(len(parts["test"]) - 475) <= 47
-    train, test = ([runs_of(t) for t in texts(part, "answers.text")] for part in parts.values())
-    holders = {}
-    for number, runs in enumerate(train):
-        for run in runs:
-            holders.setdefault(run, []).append(number)
-    for runs in test:
-        for number, shared in Counter(n for run in runs for n in holders.get(run, ())).items():
-            assert 2 * shared < min(len(runs), len(train[number]))
-
-
-def contents(folder):
-    return {
-        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
-    }
-
-
-def test_fields_of_mixed_types_are_saved_and_loaded(tmp_path):
-    """`datasets` reads them as JSON, an extension of Arrow that not all of it can deal with."""
-    calls = [{"a": 1}, {"b": "x"}, [1, "y"]]
-    records = [
-        {
-            "text": f"text {i}",
-            "extra": call,
-            "messages": [{"role": "user", "content": "hi", "tool_calls": [call]}],
-        }
-        for i, call in enumerate(calls)
-    ]
-    (tmp_path / "x.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
-    examples = load_examples(str(tmp_path / "x.jsonl"), "train")
-    for column in ("text", "messages"):
-        kept = drop_empty(examples, column)
-        save(DatasetDict(train=kept.select([2, 0]), test=kept.select([1])), tmp_path / column)
-        back = load(tmp_path / column)
-        assert back["train"].to_list() == [records[2], records[0]] and back["test"].to_list() == [
-            records[1]
-        ]
-        assert texts(back["train"], "text") == ["text 2", "text 0"]
-        assert texts(back["test"], "messages") == ["user: hi"]
-
-
-def test_what_is_saved_is_loaded_and_map_leaves_no_cache_beside_it(tmp_path):
-    features = Features({"t": Value("string"), "kind": ClassLabel(names=["x", "y"])})
-    whole = Dataset.from_dict({"t": ["a", None, "c"], "kind": [0, 1, 0]}, features=features)
-    parts = DatasetDict(train=whole.select([2, 0]), test=whole.select([1]))
-    save(parts, tmp_path / "saved")
-    back, before = load(tmp_path / "saved"), contents(tmp_path / "saved")
-    assert list(back) == ["train", "test"] and back["train"].features == features
-    assert {k: v.to_list() for k, v in back.items()} == {k: v.to_list() for k, v in parts.items()}
-    back["train"].map(lambda row: {"t": "new"}).filter(lambda row: True)
-    assert contents(tmp_path / "saved") == before
-    datasets.load_from_disk(tmp_path / "saved")["train"].map(lambda row: {"t": "new"})
-    assert contents(tmp_path / "saved") != before
-
-
-SAVES = """
-import sys, pathlib, datasets
-from helpers.data import drop_empty, load_examples, split_fairly
-from helpers.engine.arrow import save
-datasets.config.HF_DATASETS_CACHE = pathlib.Path(sys.argv[1]).parent / "cache"
-parts = split_fairly(drop_empty(load_examples(sys.argv[1], "train"), "text"), "text", 0.3, 0)
-save(parts, pathlib.Path(sys.argv[2]))
-"""
-
-
-def test_two_processes_save_the_same_bytes_and_neither_path_nor_time(tmp_path):
-    records = [{"n": i, "text": f"text {i}"} for i in range(20)] + [{"n": 20, "text": ""}]
-    jobs, began = [], time.time()
-    for name in ("first", "second-folder"):
-        source = tmp_path / name / "x.jsonl"
-        source.parent.mkdir()
-        source.write_text("".join(json.dumps(r) + "\n" for r in records))
-        os.utime(source, (began, began - 1000 * len(name)))
-        command = [sys.executable, "-c", SAVES, str(source), str(tmp_path / name / "saved")]
-        jobs.append(subprocess.Popen(command, env=os.environ | {"PYTHONHASHSEED": str(len(name))}))
-    assert [job.wait(timeout=100) for job in jobs] == [0, 0]
-    first, second = (contents(tmp_path / name / "saved") for name in ("first", "second-folder"))
-    assert first == second
-    assert {n.split("/")[-1] for n in first} == {"dataset_dict.json", "dataset_info.json", "state.json", "data-00000-of-00001.arrow"}  # fmt: skip
-    for held in first.values():
-        assert str(tmp_path).encode() not in held and b".jsonl" not in held
-        assert (
-            str(int(began))[:6].encode() not in held and time.strftime("%Y-%m").encode() not in held
-        )
-
-
-def test_shared_ngrams_by_hand():
-    train = ["a b c d", "x y"]
-    found = shared_ngrams(train, ["A b  c", "b c d e", "c b a", "x y", "a b c a b c"], n=3)
-    assert found[:3].tolist() == [1.0, 0.5, 0.0]
-    assert np.isnan(found[3])
-    assert found[4] == pytest.approx(
-        1 / 3
-    )  # of "a b c", "b c a" and "c a b"; what comes twice counts once
-
-
-def test_a_copied_document_is_all_shared_and_the_embedded_test_is_not():
-    splits = split_fairly(
-        load_examples("embedded", "train"), "answers.text", 0.2, 0, stratify_by_column="category"
+@pytest.fixture
+def examples():
+    return Dataset.from_dict(
+        {"title": ["A", None], "a": [{"text": ["x", "y"]}, {"text": []}], "odd {b}": ["1", "2"]}
     )
-    train, test = (texts(splits[name], "answers.text") for name in ("train", "test"))
-    assert np.nanmax(shared_ngrams(train, test)) < 0.02
-    assert shared_ngrams(train, train[:1]).tolist() == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        ("{title}: {a.text}", ["A: x y", ": "]),
+        ("{title}{title}\n", ["AA\n", "\n"]),
+        ("odd {b}", ["1", "2"]),
+        ("{a.text} is a text", ["x y is a text", " is a text"]),
+    ],
+)
+def test_columns_are_joined_by_a_format_string(examples, column, expected):
+    assert texts(examples, column) == expected
+
+
+@pytest.mark.parametrize("hostile", ["{title.__class__}", "{title!r:{a}}", "{0}", "{ttle}"])
+def test_a_format_string_names_columns_and_nothing_else(examples, hostile):
+    with pytest.raises(ParameterError, match=r"text_column is .*no column .*title"):
+        texts(examples, hostile)
+
+
+def test_text_that_looks_like_a_field_is_left_alone():
+    rows = Dataset.from_dict({"a": ["{b} \\1"], "b": ["c"]})
+    assert texts(rows, "{a}{b}") == ["{b} \\1c"]
+
+
+def test_messages_are_rendered_by_the_chat_template(tokenizer, monkeypatch):
+    rows = Dataset.from_dict({"messages": CHAT})
+    assert texts(rows, "messages") == ["user: Why?\nassistant: So."]
+    with pytest.raises(ParameterError, match="has no chat template"):
+        texts(rows, "messages", tokenizer)
+    monkeypatch.setattr(tokenizer, "chat_template", TEMPLATE)
+    assert texts(rows, "messages", tokenizer) == ["<user>Why?<assistant>So."]
+    ids = tokenize(rows, "messages", tokenizer)[0]["input_ids"]
+    assert tokenizer.decode(ids) == "<user>Why?<assistant>So."
+
+
+def test_a_template_that_refuses_a_message_says_why(tokenizer, monkeypatch):
+    refuses = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}{% endfor %}"
+    monkeypatch.setattr(tokenizer, "chat_template", refuses)
+    rows = Dataset.from_dict({"messages": [[{"role": "system", "content": "Be brief."}]]})
+    with pytest.raises(ParameterError) as error:
+        texts(rows, "messages", tokenizer)
+    assert str(error.value) == (
+        "text_column is 'messages': the chat template of the model's tokenizer refuses a conversation in it (System role "
+        "not supported), change such messages, or choose a model whose template takes them."
+    )
+
+
+def test_another_template_gives_other_tokens(tokenizer, monkeypatch):
+    rows = Dataset.from_dict({"messages": CHAT})
+    for template in (TEMPLATE, TEMPLATE + "!"):
+        monkeypatch.setattr(tokenizer, "chat_template", template)
+        last = tokenize(rows, "messages", tokenizer)[0]["input_ids"]
+    assert tokenizer.decode(last).endswith("So.!")
+
+
+@pytest.mark.parametrize("value", [3, {"a": 1}, [[1]], [{"role": "user"}]])
+def test_what_is_no_text_is_refused(value):
+    with pytest.raises(ParameterError, match=r"text_column is 'x'"):
+        texts(Dataset.from_dict({"x": [value]}), "x")
+
+
+PARTS = [
+    {"role": "user", "content": [{"type": "text", "text": "Why"}, {"type": "text", "text": "?"}]}
+]
+
+
+BY_PARTS = (
+    "{% for m in messages %}<{{ m.role }}>{% if m.content is string %}{{ m.content }}{% else %}"
+    "{% for p in m.content %}[{{ p.text }}]{% endfor %}{% endif %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        (TEMPLATE, "<user>Why?"),
+        (TEMPLATE.replace("m.content", "(m.content + '!')"), "<user>Why?!"),
+        (BY_PARTS, "<user>[Why][?]"),
+    ],
+)
+def test_content_in_parts_is_its_text_unless_the_template_writes_parts(
+    tokenizer, monkeypatch, template, expected
+):
+    rows = Dataset.from_dict({"messages": [PARTS]})
+    assert texts(rows, "messages") == ["user: Why?"]
+    monkeypatch.setattr(tokenizer, "chat_template", template)
+    assert texts(rows, "messages", tokenizer) == [expected]
+
+
+def test_messages_that_only_call_tools_have_no_text():
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]}
+    assert texts(Dataset.from_list([{"messages": [call]}]), "messages") == ["assistant: "]
+    assert texts(Dataset.from_list([{"messages": [call | {"content": None}]}]), "messages") == [
+        "assistant: "
+    ]

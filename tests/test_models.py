@@ -39,12 +39,17 @@ from transformers import (
     XLNetConfig,
 )
 
-from helpers.columns import texts
-from helpers.data import load_examples
+from helpers.data import load_examples, texts
 from helpers.errors import ModelError, ParameterError
-from helpers.hub.model_files import check_model
 from helpers.hub.sources import EMBEDDED
-from helpers.models import context_length, load_config, load_model, load_tokenizer, prefix_token
+from helpers.models import (
+    check_model,
+    context_length,
+    load_config,
+    load_model,
+    load_tokenizer,
+    prefix_token,
+)
 from helpers.perplexity import score_documents
 from helpers.runs.origins import sources
 from helpers.tokenization import tokenize
@@ -368,7 +373,7 @@ def test_the_prefix_is_the_begin_of_text_or_else_its_end(tokens, expected):
 
 def test_the_check_imports_neither_torch_nor_transformers():
     """The runner calls it before the first step, where a second would be felt."""
-    code = "import sys; from helpers.hub.model_files import check_model; check_model('embedded'); "
+    code = "import sys; from helpers.models import check_model; check_model('embedded'); "
     code += "sys.exit(bool({'torch', 'transformers'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT).returncode == 0
 

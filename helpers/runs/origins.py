@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from helpers.engine.files import fingerprint
 from helpers.hub.download import cached, place_of
 from helpers.hub.packages import MODELS
-from helpers.hub.sources import EMBEDDED, base_of, files_of, source_of
+from helpers.hub.sources import EMBEDDED, base_of, local_path, matching_files
 
 
 def sources(parameters: Mapping[str, object]) -> dict[str, str]:
@@ -20,8 +20,8 @@ def sources(parameters: Mapping[str, object]) -> dict[str, str]:
         name, folder = str(parameters.get(kind, "")), None
         if name in MODELS:
             states[kind] = MODELS[name].hash
-        elif name and (folder := source_of(kind, name)):
-            hashes = [fingerprint(file, record=None) for file in files_of(folder)]
+        elif name and (folder := local_path(kind, name)):
+            hashes = [fingerprint(file, record=None) for file in matching_files(folder)]
             states[kind] = hashes[0]
             if len(hashes) > 1:
                 states[kind] = hashlib.blake2b("".join(hashes).encode()).hexdigest()[:32]

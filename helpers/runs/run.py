@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from helpers.errors import RunError, UserError
-from helpers.hub.sources import EMBEDDED, needs_fetching, obtain, resolve
+from helpers.hub.sources import EMBEDDED, locate, needs_fetching, resolve
 from helpers.runs.folder import Run, identity, write_json
 from helpers.runs.parameters import STEPS, folder_of
 from helpers.runs.process import GRACE, Child, Outcome, interruption, run_notebook
@@ -308,14 +308,14 @@ def prefetch(profile: str, settings: Settings) -> str:
 
 def fetch(parameters: Mapping[str, Mapping[str, object]], command: str) -> bool:
     """Fetch the data sets and models that are not on this machine, and check the models."""
-    from helpers.hub.model_files import check_model
+    from helpers.models import check_model
 
     wanted = {
         (kind, str(step[kind])) for step in parameters.values() for kind in EMBEDDED if kind in step
     }
     for kind, name in sorted(wanted):
         if needs_fetching(kind, name):
-            obtain(kind, name, command)
+            locate(kind, name, command)
         if kind == "model":
             check_model(name, command)
     return True

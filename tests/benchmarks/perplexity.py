@@ -18,11 +18,11 @@ from datasets import disable_progress_bars
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from helpers.columns import texts
-from helpers.data import load_examples, split_fairly
+from helpers.data import load_examples, texts
 from helpers.engine.speed import choose_dtype
 from helpers.models import load_tokenizer
 from helpers.perplexity import score_documents, score_stride
+from helpers.splitting import split_fairly
 from tests.benchmarks.results import record, table, watched
 
 CONTEXT, STRIDE = 512, 256

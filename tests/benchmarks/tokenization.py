@@ -8,8 +8,7 @@ from pathlib import Path
 
 import datasets
 
-from helpers.columns import texts
-from helpers.data import load_examples
+from helpers.data import load_examples, texts
 from helpers.models import load_tokenizer
 from helpers.tokenization import tokenize
 from tests import REAL_TEXT

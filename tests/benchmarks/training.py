@@ -31,7 +31,7 @@ from helpers.engine.memory import keep_memory
 from helpers.engine.speed import choose_dtype, peak_share
 from helpers.engine.trainer import runtime_arguments
 from helpers.hub.sources import EMBEDDED
-from helpers.models import load_tokenizer, quicken
+from helpers.models import fuse_gelu, load_tokenizer
 from helpers.training import BlockTrainer
 from tests.benchmarks.results import record, table, watched
 
@@ -96,7 +96,7 @@ def guide(model: PreTrainedModel, blocks: Dataset, batch: int, steps: int, folde
 def ours(model: PreTrainedModel, blocks: Dataset, batch: int, steps: int, folder: str) -> Times:
     """`BlockTrainer` with `runtime_arguments`, as in notebook 04."""
     clock, model.loss_type = Clock(), "ForCausalLM"
-    quicken(model)  # as load_model does
+    fuse_gelu(model)  # as load_model does
     settings = {
         "learning_rate": 2e-5,
         "weight_decay": 0.01,

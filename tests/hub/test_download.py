@@ -234,8 +234,7 @@ def test_offline_is_refused_at_once(client, server):
 LOAD = """
 import sys
 from types import SimpleNamespace
-from helpers.columns import texts
-from helpers.data import load_examples
+from helpers.data import load_examples, texts
 from helpers.errors import UserError
 for asked in sys.argv[1:]:
     name, split, column, *configuration = asked.split("|")
@@ -534,5 +533,5 @@ def test_a_token_in_an_artifact_keeps_it_from_being_kept(tmp_path, name):
 
 def test_what_was_used_is_a_repository_and_a_commit_also_for_single_files(server, client):
     commit = server.add("dataset", "me/data", {"a.jsonl": b'{"x": "y"}'})
-    program = "from helpers.hub.sources import obtain; from helpers.runs.origins import sources; n = 'hf://datasets/me/data/a.jsonl'; obtain('dataset', n); print(sources({'dataset': n}))"
+    program = "from helpers.hub.sources import locate; from helpers.runs.origins import sources; n = 'hf://datasets/me/data/a.jsonl'; locate('dataset', n); print(sources({'dataset': n}))"
     assert f"'dataset': 'me/data@{commit}'" in client("-c", program).stdout

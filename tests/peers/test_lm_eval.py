@@ -9,8 +9,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from helpers.columns import texts
-from helpers.data import load_examples
+from helpers.data import load_examples, texts
 from helpers.models import load_model, load_tokenizer, prefix_token
 from helpers.perplexity import score_documents
 

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from helpers.engine.files import fingerprint
 from helpers.errors import ParameterError, RunError, UserError
-from helpers.hub.sources import obtain, resolve
+from helpers.hub.sources import locate, resolve
 from helpers.runs import folder as module
 from helpers.runs.folder import Run, begin, code_fingerprint, identity
 from helpers.runs.origins import sources
@@ -286,7 +286,7 @@ def test_a_file_beside_the_caller_is_named_as_it_has_to_be_given(project, monkey
     with pytest.raises(
         UserError, match=f"{kind} is '{name}': relative paths start at the project's folder"
     ) as caught:
-        obtain(kind, name)
+        locate(kind, name)
     assert f"'elsewhere/{name}'" in str(caught.value)
 
 

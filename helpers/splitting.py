@@ -1,0 +1,149 @@
+"""Splits that do not leak: near-duplicates of a document never lie on both sides."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from helpers.data import texts
+from helpers.engine.shingles import (
+    first_of_group,
+    join_copies,
+    join_similar,
+    shingles_of,
+    unique_pairs,
+    words_of,
+)
+from helpers.errors import ParameterError
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+SHINGLE = 8  # words
+
+
+def split_fairly(
+    examples: "Dataset",
+    text_column: str,
+    test_size: float,
+    seed: int,
+    stratify_by_column: str | None = None,
+    groups: Sequence[int] | None = None,
+) -> "DatasetDict":
+    """Split examples into train and test, with no near-duplicate of one on the other side.
+
+    `Dataset.train_test_split` deals out single examples: copies and quotes end up on both sides,
+    and the test measures memory. Here whole groups of near-duplicates are dealt out, in a seeded
+    order, until the test share is reached.
+
+    Args:
+        examples: at least two that are no near-duplicates of each other.
+        text_column: see `texts`.
+        test_size: the share of the examples in the test set, between 0 and 1.
+        seed: decides which groups are in the test set.
+        stratify_by_column: both sides get each value of this column in proportion; a group counts
+            as its first example.
+        groups: a number for each example, in place of `near_duplicates` of their texts.
+
+    Returns:
+        `train` and `test`, each in the order of `examples`.
+
+    Raises:
+        ParameterError: where either side would be empty, or the column to stratify by is missing.
+
+    >>> from datasets import Dataset
+    >>> animals = Dataset.from_dict({"text": ["the cat", "The cat!", "a dog", "one cow"]})
+    >>> parts = split_fairly(animals, "text", test_size=0.5, seed=0)
+    >>> parts["train"]["text"][:], parts["test"]["text"][:]
+    (['the cat', 'The cat!'], ['a dog', 'one cow'])
+    """
+    from datasets import DatasetDict
+
+    if stratify_by_column is not None and stratify_by_column not in examples.column_names:
+        needed = f"choose one of {', '.join(examples.column_names)}, or None"
+        raise ParameterError("stratify_by_column", stratify_by_column, needed)
+    groups = near_duplicates(texts(examples, text_column)) if groups is None else np.asarray(groups)
+    names, first, sizes = np.unique(groups, return_index=True, return_counts=True)
+    values = examples[stratify_by_column][:] if stratify_by_column else [""] * len(examples)
+    strata: dict[str, list[int]] = {value: [] for value in sorted(set(map(str, values)))}
+    for i in np.random.default_rng(seed).permutation(len(names)):
+        strata[str(values[first[i]])].append(i)
+    test_groups: list[int] = []
+    taken, share = 0, 0.0
+    for members in strata.values():
+        share += test_size * sizes[members].sum()
+        target = max(1, round(share))
+        for i in members:
+            if taken < target and taken + sizes[i] <= 1.1 * target:
+                test_groups.append(names[i])
+                taken += sizes[i]
+    in_test = np.isin(groups, test_groups)
+    if in_test.all() or not in_test.any():
+        needed = (
+            f"{len(examples):,} examples in {len(names):,} groups of near-duplicates leave one "
+            "side empty, use more examples or another share"
+        )
+        raise ParameterError("test_size", test_size, needed)
+    return DatasetDict(
+        train=examples.select(np.flatnonzero(~in_test)),
+        test=examples.select(np.flatnonzero(in_test)),
+    )
+
+
+def near_duplicates(documents: list[str]) -> np.ndarray:
+    """Group documents that are near-duplicates of each other.
+
+    Two documents are near-duplicates if at least half of the shorter one's shingles (runs of 8
+    words, compared by a 64-bit hash) are in the other; a document of fewer words only matches one
+    of the same words. Groups are closed under this. Case and punctuation do not count.
+
+    A passage that many documents have, such as a system prompt or a footer, is no sign of a copy:
+    shingles in more than 5 % of the different documents (in more than 10 at least, 1,000 at most)
+    are left out, and documents are compared by their other words.
+
+    Returns:
+        A group number for each document: (documents,).
+
+    Source: Broder, "On the resemblance and containment of documents" (1997).
+    """
+    group = np.arange(len(documents))  # an earlier document of the same group, or itself
+    words, lengths = words_of(documents, r"\w+")
+    while True:
+        starts, owner, value = shingles_of(words, lengths, SHINGLE)
+        values, number = np.unique(value, return_inverse=True)
+        original = group[owner] == owner
+        document, shingle = unique_pairs(owner[original], number[original])
+        join_copies(document, shingle, group)
+        original = group[document] == document
+        document, shingle = document[original], shingle[original]
+        limit = min(max(10, np.count_nonzero(np.diff(document)) / 20), 1000)
+        common = np.bincount(shingle, minlength=len(values)) > limit
+        if not common.any():
+            break
+        kept = np.ones(len(words), bool)
+        for offset in range(SHINGLE):
+            kept[starts[common[number]] + offset] = False
+        owners = np.repeat(np.arange(len(lengths)), lengths)
+        words, lengths = words[kept], np.bincount(owners[kept], minlength=len(lengths))
+    join_similar(document, shingle, group)
+    return first_of_group(group, np.arange(len(group)))
+
+
+def shared_ngrams(train: list[str], test: list[str], n: int = 8) -> np.ndarray:
+    """For each text of `test`, the share of its different n-grams of words that occur in `train`.
+
+    Words are what lies between white space, upper and lower case alike. A share much above zero
+    means that the model has seen the test.
+
+    Returns:
+        Shares from 0 to 1, NaN for a text of fewer than n words: (test texts,).
+    """
+    words, lengths = words_of([*train, *test], r"\S+")
+    _, owner, value = shingles_of(words, lengths, n)
+    whole = lengths[owner] >= n
+    owner, ngram = owner[whole] - len(train), np.unique(value[whole], return_inverse=True)[1]
+    in_train = np.zeros(len(ngram), bool)
+    in_train[ngram[owner < 0]] = True
+    text, ngram = unique_pairs(owner[owner >= 0], ngram[owner >= 0])
+    shared, total = (np.bincount(text, weights, len(test)) for weights in (in_train[ngram], None))
+    return np.divide(shared, total, out=np.full(len(test), np.nan), where=total > 0)

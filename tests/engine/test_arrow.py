@@ -1,0 +1,95 @@
+"""Data sets on disk: what is saved is loaded, the same bytes each time."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import datasets
+import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+
+from helpers.data import drop_empty, load_examples, texts
+from helpers.engine.arrow import load, save
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def contents(folder):
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+    }
+
+
+def test_fields_of_mixed_types_are_saved_and_loaded(tmp_path):
+    """`datasets` reads them as JSON, an extension of Arrow that not all of it can deal with."""
+    calls = [{"a": 1}, {"b": "x"}, [1, "y"]]
+    records = [
+        {
+            "text": f"text {i}",
+            "extra": call,
+            "messages": [{"role": "user", "content": "hi", "tool_calls": [call]}],
+        }
+        for i, call in enumerate(calls)
+    ]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    examples = load_examples(str(tmp_path / "x.jsonl"), "train")
+    for column in ("text", "messages"):
+        kept = drop_empty(examples, column)
+        save(DatasetDict(train=kept.select([2, 0]), test=kept.select([1])), tmp_path / column)
+        back = load(tmp_path / column)
+        assert back["train"].to_list() == [records[2], records[0]] and back["test"].to_list() == [
+            records[1]
+        ]
+        assert texts(back["train"], "text") == ["text 2", "text 0"]
+        assert texts(back["test"], "messages") == ["user: hi"]
+
+
+def test_what_is_saved_is_loaded_and_map_leaves_no_cache_beside_it(tmp_path):
+    features = Features({"t": Value("string"), "kind": ClassLabel(names=["x", "y"])})
+    whole = Dataset.from_dict({"t": ["a", None, "c"], "kind": [0, 1, 0]}, features=features)
+    parts = DatasetDict(train=whole.select([2, 0]), test=whole.select([1]))
+    save(parts, tmp_path / "saved")
+    back, before = load(tmp_path / "saved"), contents(tmp_path / "saved")
+    assert list(back) == ["train", "test"] and back["train"].features == features
+    assert {k: v.to_list() for k, v in back.items()} == {k: v.to_list() for k, v in parts.items()}
+    back["train"].map(lambda row: {"t": "new"}).filter(lambda row: True)
+    assert contents(tmp_path / "saved") == before
+    datasets.load_from_disk(tmp_path / "saved")["train"].map(lambda row: {"t": "new"})
+    assert contents(tmp_path / "saved") != before
+
+
+SAVES = """
+import sys, pathlib, datasets
+from helpers.data import drop_empty, load_examples
+from helpers.engine.arrow import save
+from helpers.splitting import split_fairly
+datasets.config.HF_DATASETS_CACHE = pathlib.Path(sys.argv[1]).parent / "cache"
+parts = split_fairly(drop_empty(load_examples(sys.argv[1], "train"), "text"), "text", 0.3, 0)
+save(parts, pathlib.Path(sys.argv[2]))
+"""
+
+
+def test_two_processes_save_the_same_bytes_and_neither_path_nor_time(tmp_path):
+    records = [{"n": i, "text": f"text {i}"} for i in range(20)] + [{"n": 20, "text": ""}]
+    jobs, began = [], time.time()
+    for name in ("first", "second-folder"):
+        source = tmp_path / name / "x.jsonl"
+        source.parent.mkdir()
+        source.write_text("".join(json.dumps(r) + "\n" for r in records))
+        os.utime(source, (began, began - 1000 * len(name)))
+        command = [sys.executable, "-c", SAVES, str(source), str(tmp_path / name / "saved")]
+        jobs.append(subprocess.Popen(command, env=os.environ | {"PYTHONHASHSEED": str(len(name))}))
+    assert [job.wait(timeout=100) for job in jobs] == [0, 0]
+    first, second = (contents(tmp_path / name / "saved") for name in ("first", "second-folder"))
+    assert first == second
+    assert {n.split("/")[-1] for n in first} == {"dataset_dict.json", "dataset_info.json", "state.json", "data-00000-of-00001.arrow"}  # fmt: skip
+    for held in first.values():
+        assert str(tmp_path).encode() not in held and b".jsonl" not in held
+        assert (
+            str(int(began))[:6].encode() not in held and time.strftime("%Y-%m").encode() not in held
+        )
