@@ -12,7 +12,7 @@ from markdown_it import MarkdownIt
 
 from helpers.errors import UserError
 from helpers.figures import heat_map
-from helpers.hub.publishing import model_card
+from helpers.runs.card import model_card
 from helpers.runs.folder import NEEDS, Run, begin
 from helpers.runs.rendering import write_text
 from helpers.runs.report import write_comparison, write_report
