@@ -64,7 +64,7 @@ lab: env  ## open JupyterLab in notebooks/
 	@$(BIN)/jupyter lab --notebook-dir=. notebooks/01_load.ipynb
 
 notebooks: env  ## execute the notebooks from their defaults, clean and check them, write them in place
-	@$(BIN)/python -m helpers.runs.notebook
+	@$(BIN)/python -m tools.notebooks
 
 check: env  ## style of code and notebooks
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -20,7 +20,7 @@ from helpers.runs.folder import Run
 from helpers.runs.origins import sources
 from helpers.runs.parameters import STEPS
 from helpers.runs.profiles import plan
-from helpers.runs.terminal import summary
+from helpers.runs.terminal import print_summary
 from helpers.tokenization import tokenize
 
 RECORDS = [
@@ -122,7 +122,7 @@ def test_the_table_of_a_run_says_how_many_examples_the_split_left_out(tmp_path):
     metrics = dict.fromkeys(names.split(), 1) | {f"seconds_{step}": 1 for step in STEPS}
     metrics |= {"dtype": "float32", "device": "cpu", "examples_left_out": 44_229}
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
-    summary(Run(tmp_path), console := Console(file=io.StringIO(), width=200))
+    print_summary(Run(tmp_path), console := Console(file=io.StringIO(), width=200))
     assert "44,229 are left out by load.split" in console.file.getvalue()
 
 

@@ -233,7 +233,9 @@ def test_the_end_of_a_text_is_learned_and_the_usual_collator_hides_it(tmp_path):
 )
 def test_warmup_is_a_share_of_all_steps(warmup_ratio, steps, small_model, tmp_path):
     """As the notebook hands it on: the library takes 1.0 for one step."""
-    names = dict.fromkeys(("report_to", "dtype"), "none") | {"rates": {}, "sizes": {}}
+    names = dict.fromkeys(("report_to", "dtype"), "none") | {"learning_rate": 5e-4}
+    names |= {"lr_scheduler_type": "linear", "gradient_accumulation_steps": 1}
+    names |= {"per_device_train_batch_size": 8}
     names |= dict.fromkeys(("gradient_checkpointing", "torch_compile", "fsdp"), False)
     names |= {"weight_decay": 0.0, "num_train_epochs": 1.0, "seed": 0, "warmup_ratio": warmup_ratio}
     names |= {"net": small_model, "step": SimpleNamespace(unfinished=tmp_path)}

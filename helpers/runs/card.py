@@ -8,7 +8,7 @@ from helpers.hub.secrets import redacted
 from helpers.runs.rendering import render
 
 if TYPE_CHECKING:
-    from helpers.runs.folder import Step
+    from helpers.runs.step import Step
 
 
 def model_card(step: "Step", metrics: Mapping[str, object]) -> str:

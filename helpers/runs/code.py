@@ -1,4 +1,4 @@
-"""What code a step executes, as a hash: the cells of its notebook, and the modules of this package behind them."""
+"""The code that a step executes, as a hash: its notebook's cells, and the modules they import."""
 
 import ast
 import hashlib
@@ -10,56 +10,54 @@ from helpers.hub.sources import PROJECT
 from helpers.runs.parameters import folder_of
 
 PACKAGE = "helpers"
-# They keep the records, and cannot change what a step computes.
-LEFT_OUT = {PACKAGE, *(f"{PACKAGE}.runs{name}" for name in ("", ".folder", ".code", ".cells"))}
+# These keep the records, and cannot change what a step computes.
+KEEPERS = ("", ".folder", ".step", ".code", ".cells")
+LEFT_OUT = {PACKAGE, *(f"{PACKAGE}.runs{name}" for name in KEEPERS)}
 
 
 def code_fingerprint(step: str) -> str:
     """A hash of the code that a step executes.
 
-    It covers the code cells of the step's notebook, but for the parameters, which are recorded by
-    themselves, and every module of this package that these cells import, directly or not, wherever
-    in a function the import stands.
+    It covers the code cells of the step's notebook without the parameters, which are recorded
+    separately, and every module of this package that these cells import, directly or not, also
+    inside functions.
     """
-    digest, modules, waiting = hashlib.blake2b(digest_size=16), {}, set()
+    digest, modules, queue = hashlib.blake2b(digest_size=16), {}, set()
     if (notebook := PROJECT / "notebooks" / f"{folder_of(step)}.ipynb").exists():
-        cells, imported = once(_read_notebook, notebook)
+        cells, imports = once(_read_notebook, notebook)
         digest.update(cells.encode())
-        waiting = _modules(imported, "")
-    while waiting:
-        name = waiting.pop()
+        queue = _modules(imports, "")
+    while queue:
+        name = queue.pop()
         if name not in modules and name not in LEFT_OUT and (path := _file_of(name)):
-            modules[name], imported = once(_read_module, path)
-            waiting |= _modules(
-                imported, name if path.stem == "__init__" else name.rpartition(".")[0]
-            )
+            modules[name], imports = once(_read_module, path)
+            package = name if path.stem == "__init__" else name.rpartition(".")[0]
+            queue |= _modules(imports, package)
     digest.update(json.dumps(sorted(modules.items())).encode())
     return digest.hexdigest()
 
 
 def _read_notebook(path: Path) -> tuple[str, list]:
-    """The cells that count, as text, and what they import."""
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    code = [cell for cell in cells if cell["cell_type"] == "code"]
-    texts = [
+    """The code cells but the parameters, as JSON, and their imports."""
+    sources = [
         "".join(cell["source"])
-        for cell in code
-        if "parameters" not in cell["metadata"].get("tags", [])
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]
+        if cell["cell_type"] == "code" and "parameters" not in cell["metadata"].get("tags", [])
     ]
-    return json.dumps(texts), [one for text in texts for one in _imports(text)]
+    return json.dumps(sources), [found for source in sources for found in _imports(source)]
 
 
 def _read_module(path: Path) -> tuple[str, list]:
-    """A hash of a module, and what it imports."""
+    """A hash of a module, and its imports."""
     content = path.read_bytes()
     return hashlib.blake2b(content, digest_size=16).hexdigest(), _imports(content.decode())
 
 
 def _imports(text: str) -> list[tuple[int, str, tuple[str, ...]]]:
-    """The import statements of some code: the dots that they begin with, the module, the names."""
+    """The imports in some code: the number of leading dots, the module, the names."""
     try:
         tree = ast.parse(text)
-    except SyntaxError:  # a cell with a line of IPython's, such as %time
+    except SyntaxError:  # a cell with IPython syntax, such as %time
         from IPython.core.inputtransformer2 import TransformerManager
 
         try:
@@ -76,7 +74,7 @@ def _imports(text: str) -> list[tuple[int, str, tuple[str, ...]]]:
 
 
 def _modules(imports: list[tuple[int, str, tuple[str, ...]]], package: str) -> set[str]:
-    """The modules of this package that imports in `package` may load; some of the names are none."""
+    """What imports in `package` may load of this package: modules, and names that may be modules."""
     found: set[str] = set()
     for level, module, names in imports:
         if level:

@@ -1,4 +1,4 @@
-"""Runs beside each other: what differs, how good each is, and which differences are within the noise."""
+"""A table of runs: what differs, how good each is, and which differences are within the noise."""
 
 import json
 import os
@@ -15,64 +15,57 @@ from helpers.errors import UserError
 from helpers.hub.sources import resolve
 from helpers.runs.folder import Run
 from helpers.runs.parameters import STEPS
+from helpers.runs.record import read_record
 from helpers.runs.rendering import write_text
 from helpers.runs.report import fresh_records, metrics_of, write_comparison
-from helpers.runs.run import read_record
 
 if TYPE_CHECKING:
     import pandas as pd
 
-BEST, NOISE, WORSE, OTHER, UNTESTED = (
-    "best",
-    "within the noise",
-    "worse",
-    "other test text",
-    "not tested",
-)
+BEST, NOISE, WORSE = "best", "within the noise", "worse"
+OTHER_TEXT, UNTESTED = "other test text", "not tested"
 SCORED_IN = "scored in"
 
 
 def comparison(folders: Sequence[Path]) -> "pd.DataFrame":
-    """A row for each run, best first by bits per byte: what differs among their parameters, perplexity with its 95 % interval, speed, minutes.
+    """A row for each run, best first by bits per byte.
 
-    `beside best` says whether a run is worse than the best by more than chance, see `is_worse`. Runs whose test text is not that of the best
-    are not comparable document by document, and say so. `scored in` is there where the runs were not all scored in the same precision.
-    Raises UserError for a run in which a step is missing or stale.
+    The columns are the parameters that differ, perplexity with its 95 % interval, speed, minutes,
+    and `beside best`: whether a run is worse than the best by more than chance, see `is_worse`.
+    Runs with another test text than the best cannot be compared by document. The column
+    `scored in` is there where the runs were not all scored in the same precision.
+
+    Raises:
+        UserError: a step of a run is missing or stale.
     """
     import pandas as pd
 
     runs = [_read(Path(folder)) for folder in folders]
-    names = _names([run["folder"] for run in runs])
+    common = os.path.commonpath([str(run["folder"].parent) for run in runs])
     differing = [
-        f"{step}.{name}"
+        (step, name)
         for step in STEPS
         for name in runs[0]["parameters"][step]
         if len({repr(run["parameters"][step].get(name)) for run in runs}) > 1
     ]
-    precisions = {run["metrics"].get("scored_in") for run in runs}
+    precisions = [run["metrics"].get("scored_in") for run in runs]
+    best = min(runs, key=lambda run: run["metrics"]["bits_per_byte_finetuned"])
+    comparable = sum(run["test"] == best["test"] for run in runs)
     rows = []
-    for run, run_name in zip(runs, names, strict=True):
-        metrics = run["metrics"]
-        values = {
-            key: run["parameters"][key.partition(".")[0]].get(key.partition(".")[2])
-            for key in differing
-        }
-        numbers = {"perplexity": metrics["perplexity_finetuned"], "low": metrics["low_finetuned"]}
-        numbers |= {
-            "high": metrics["high_finetuned"],
-            "bits per byte": metrics["bits_per_byte_finetuned"],
-        }
-        numbers["tokens/s"] = metrics["train_tokens_per_second"]
-        numbers |= {SCORED_IN: metrics.get("scored_in", "")} if len(precisions) > 1 else {}
-        numbers["minutes"] = sum(metrics[f"seconds_{step}"] for step in STEPS) / 60
-        rows.append({"run": run_name, **values, **numbers, "of": run})
-    rows.sort(key=lambda row: row["bits per byte"])
-    best = rows[0]["of"]
-    alike = sum(run["test"] == best["test"] for run in runs)
-    for row in rows:
-        run = row.pop("of")
-        row["beside best"] = BEST if run is best else _beside(best, run, alike)
-    return pd.DataFrame(rows)
+    for run in runs:
+        metrics, parameters = run["metrics"], run["parameters"]
+        row = {"run": os.path.relpath(run["folder"], common)}
+        row |= {f"{step}.{name}": parameters[step].get(name) for step, name in differing}
+        row |= {"perplexity": metrics["perplexity_finetuned"], "low": metrics["low_finetuned"]}
+        row["high"] = metrics["high_finetuned"]
+        row["bits per byte"] = metrics["bits_per_byte_finetuned"]
+        row["tokens/s"] = metrics["train_tokens_per_second"]
+        if len(set(precisions)) > 1:
+            row[SCORED_IN] = metrics.get("scored_in", "")
+        row["minutes"] = sum(metrics[f"seconds_{step}"] for step in STEPS) / 60
+        row["beside best"] = BEST if run is best else _beside(best, run, comparable)
+        rows.append(row)
+    return pd.DataFrame(sorted(rows, key=lambda row: row["bits per byte"]))
 
 
 def _read(folder: Path) -> dict[str, object]:
@@ -89,27 +82,26 @@ def _read(folder: Path) -> dict[str, object]:
     }
 
 
-def _names(folders: list[Path]) -> list[str]:
-    """Short names that differ: what comes after the folder that all have in common."""
-    common = os.path.commonpath([str(folder.parent) for folder in folders])
-    return [os.path.relpath(folder, common) for folder in folders]
-
-
 def _beside(best: dict, run: dict, runs: int) -> str:
     if best["test"] != run["test"]:
-        return OTHER
+        return OTHER_TEXT
     scored = (best["tokens"] > 0) & (run["tokens"] > 0)
     if scored.sum() < 2:
         return UNTESTED
-    difference = (run["nats"] - best["nats"])[scored]  # of the same bytes, whatever the tokens are
+    difference = (run["nats"] - best["nats"])[scored]  # of the same bytes, in any tokenization
     return WORSE if is_worse(difference, runs) else NOISE
 
 
 def is_worse(difference: np.ndarray, runs: int) -> bool:
-    """Whether a run is worse than the best of `runs` by more than chance, from the `difference` of their nats for each document.
+    """Whether a run is worse than the best of `runs` by more than chance.
 
-    Which run is best was seen before it was tested, and any two could have been the best and this one. So the paired t intervals of all
-    pairs of runs must hold together: two-sided, 95 %, corrected by Bonferroni for their number.
+    The best was picked after its number was seen, and any pair of runs could have been this one.
+    So the paired t intervals of all pairs must hold together: two-sided, 95 %, with Bonferroni's
+    correction for their number.
+
+    Args:
+        difference: nats of the run minus those of the best, for each document.
+        runs: how many runs are compared.
     """
     error = difference.std(ddof=1) / np.sqrt(len(difference))
     return bool(difference.mean() > t_quantile(0.05 / _pairs(runs), len(difference) - 1) * error)
@@ -117,9 +109,10 @@ def is_worse(difference: np.ndarray, runs: int) -> bool:
 
 @cache
 def t_quantile(share: float, freedom: int) -> float:
-    """What Student's t exceeds in absolute value with probability `share`, at some degrees of freedom.
+    """What Student's t with `freedom` degrees exceeds in absolute value with probability `share`.
 
-    With t = sqrt(freedom) · tan(angle), the density of the angle is proportional to cos(angle)^(freedom − 1).
+    With t = sqrt(freedom) · tan(angle), the density of the angle is proportional to
+    cos(angle)^(freedom − 1).
     """
     angles = np.linspace(0, np.pi / 2, 100_001)
     middle = (angles[1:] + angles[:-1]) / 2
@@ -131,44 +124,42 @@ def _pairs(runs: int) -> int:
     return runs * (runs - 1) // 2
 
 
-def about(table: "pd.DataFrame") -> str:
-    """What has to be known to read the table of `comparison`, in some sentences."""
-    pairs = _pairs(int((table["beside best"] != OTHER).sum()))
-    said = (
-        "A run is called worse if the choice of the test documents does not explain its difference from the best. "
-        "The best was picked after its number was seen, so the test is two-sided and corrected for the number "
-        f"of pairs of runs with this test text, {pairs} (paired t intervals over documents, 95 % together, Bonferroni)."
+def explanation(table: "pd.DataFrame") -> str:
+    """How to read the table of `comparison`, in a few sentences."""
+    pairs = _pairs(int((table["beside best"] != OTHER_TEXT).sum()))
+    text = (
+        "A run is called worse if the choice of the test documents does not explain its difference "
+        "from the best. The best was picked after its number was seen, so the test is two-sided "
+        "and corrected for the number of pairs of runs with this test text, "
+        f"{pairs} (paired t intervals over documents, 95 % together, Bonferroni)."
     )
     if SCORED_IN in table:
-        said += " These runs were not scored in the same precision: small differences may come from that alone."
-    return said
+        text += " These runs were not scored in the same precision, "
+        text += "which alone may explain small differences."
+    return text
 
 
-def main(folders: Sequence[Path], csv: Path | None, html: Path | None, console: Console) -> None:
-    """`show`, where every run has ended well; UserError for one that has not."""
+def show_comparison(
+    folders: Sequence[Path], csv: Path | None, html: Path | None, console: Console
+) -> None:
+    """Print the comparison of complete runs, and write it as CSV and as one HTML page if asked."""
     for folder in folders:
         read_record(resolve(folder), complete=True)
-    show(folders, csv, html, console)
-
-
-def show(folders: Sequence[Path], csv: Path | None, html: Path | None, console: Console) -> None:
-    """Print the comparison, and write it as CSV and as one HTML page where these are asked for."""
     csv, html = (path and resolve(path) for path in (csv, html))
     for name, path in (("csv", csv), ("html", html)):
         if path and not path.parent.is_dir():
             raise UserError(
-                f"{name} is {str(path)!r}: there is no folder {str(path.parent)!r}, make it or name another."
+                f"{name} is {str(path)!r}: there is no folder {str(path.parent)!r}, "
+                "make it or name another."
             )
     table = comparison(folders)
-    shown = Table(*table.columns)
+    printed = Table(*table.columns)
     for row in table.itertuples(index=False):
-        shown.add_row(
-            *(f"{value:,.4g}" if isinstance(value, float) else str(value) for value in row)
-        )
-    console.print(shown)
-    console.print(about(table))
+        printed.add_row(*(f"{v:,.4g}" if isinstance(v, float) else str(v) for v in row))
+    console.print(printed)
+    console.print(explanation(table))
     if csv:
         write_text(csv, table.to_csv(index=False))
     if html:
-        write_comparison(table, about(table), [resolve(folder) for folder in folders], html)
+        write_comparison(table, explanation(table), [resolve(folder) for folder in folders], html)
         console.print(f"report: {os.path.relpath(html)}")

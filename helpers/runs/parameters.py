@@ -1,4 +1,4 @@
-"""What each notebook's parameters may be: one table, checked before any work is done."""
+"""The parameters of the notebooks: one table of defaults and rules, checked before any work."""
 
 import math
 import re
@@ -12,14 +12,17 @@ from helpers.hub.secrets import is_secret_name, redacted
 
 @dataclass(frozen=True)
 class Rule:
-    """The default of a parameter, which has its type, and the values that it may take: bounds (inclusive unless `open`) or choices."""
+    """The default of a parameter, which gives its type, and the values that it may have.
+
+    Bounds are inclusive unless `open`.
+    """
 
     default: bool | int | float | str
     low: float = -math.inf
     high: float = math.inf
     open: bool = False
     choices: tuple[str, ...] = ()
-    empty: bool = False  # whether a text may be empty, which then stands for none
+    empty: bool = False  # whether a string may be empty, which stands for none
 
     @property
     def kind(self) -> type:
@@ -27,13 +30,13 @@ class Rule:
         return type(self.default)
 
     def needed(self) -> str:
-        """What would do, in words."""
+        """Which values are valid, in words."""
         if self.choices:
             return "it must be one of " + ", ".join(repr(c) for c in self.choices)
         noun = {
             int: "a whole number",
             float: "a number",
-            str: "a text" if self.empty else "a text that is not empty",
+            str: "a string" if self.empty else "a non-empty string",
             bool: "true or false",
         }[self.kind]
         if self.high < math.inf:
@@ -45,16 +48,16 @@ class Rule:
         return f"it must be {noun}"
 
     def check(self, name: str, value: object) -> object:
-        """The value, an int made a float where a float is asked for; ParameterError where it does not fit."""
+        """The value, converted from int to float if needed; ParameterError if it is not valid."""
         if self.kind is float and type(value) is int and abs(value) <= sys.float_info.max:
             value = float(value)
-        fits = type(value) is self.kind
-        if fits and self.kind in (int, float):
+        valid = type(value) is self.kind
+        if valid and self.kind in (int, float):
             inside = self.low < value < self.high if self.open else self.low <= value <= self.high
-            fits = inside and abs(value) < math.inf
-        if fits and self.kind is str:
-            fits = value in self.choices if self.choices else self.empty or bool(value.strip())
-        if not fits:
+            valid = inside and abs(value) < math.inf
+        if valid and self.kind is str:
+            valid = value in self.choices if self.choices else self.empty or bool(value.strip())
+        if not valid:
             raise ParameterError(name, value, self.needed())
         return value
 
@@ -120,18 +123,19 @@ RULES: dict[str, dict[str, Rule]] = {
     },
 }
 STEPS = tuple(RULES)
-WRITTEN = "; if papermill was given it, delete the notebook that it wrote, which holds it"  # before any code of ours runs
+# Papermill writes parameters down before any of our code runs.
+WRITTEN = "; if papermill was given it, delete the notebook that it wrote, which holds it"
 
 
 def folder_of(step: str) -> str:
-    """`chunk` is `03_chunk`: the name of its notebook and of its folder in a run; RunError where there is no such step."""
+    """The name of a step's notebook, and of its folder in a run: `03_chunk` for `chunk`."""
     if step not in STEPS:
         raise RunError(f"There is no step {step!r}: {nearest(step, STEPS)}.")
     return f"{STEPS.index(step) + 1:02d}_{step}"
 
 
 def check_parameters(step: str, parameters: Mapping[str, object]) -> dict[str, object]:
-    """The parameters of a step, each checked against its rule; ParameterError for one that is unknown or does not fit."""
+    """The parameters of a step; ParameterError for one that is unknown or not valid."""
     folder_of(step)
     rules = RULES[step]
     for name, value in parameters.items():
@@ -142,7 +146,8 @@ def check_parameters(step: str, parameters: Mapping[str, object]) -> dict[str, o
             )
         if isinstance(value, str) and redacted(value) != value:
             raise UserError(
-                f"{step}.{name} holds a token of the Hub: set the variable HF_TOKEN in its place{WRITTEN}."
+                f"{step}.{name} holds a token of the Hub: "
+                f"set the variable HF_TOKEN instead{WRITTEN}."
             )
     return {name: rules[name].check(name, value) for name, value in parameters.items()}
 
@@ -155,13 +160,13 @@ def refuse_secret(name: str) -> None:
 
 
 def parse_value(text: str) -> object:
-    """A value as typed on a command line: a whole number, a number (`1e-4` too), `true` or `false`, else the text itself."""
+    """A value from a command line: an int, a float, a bool, or the text itself."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     for kind, pattern in ((int, r"[+-]?\d+"), (float, r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")):
         if re.fullmatch(pattern, text, re.ASCII):
             try:
                 return kind(text)
-            except ValueError:  # more digits than Python reads
+            except ValueError:  # more digits than Python parses
                 return text
     return text

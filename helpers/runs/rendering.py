@@ -24,7 +24,7 @@ def render(template: str, **values: object) -> str:
 def _environment() -> "Environment":
     from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-    found = Environment(
+    environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=select_autoescape(["html.j2"]),
         undefined=StrictUndefined,
@@ -32,36 +32,38 @@ def _environment() -> "Environment":
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    found.filters |= {"cell": _cell, "link": _link, "markdown": _markdown, "repr": repr}
-    return found
+    environment.filters |= {"cell": _cell, "link": _link, "markdown": _markdown, "repr": repr}
+    return environment
 
 
 def _cell(value: object) -> str:
-    """A value in a table of numbers and texts."""
+    """A value as a table shows it."""
     if isinstance(value, float):
         return f"{value:,.5g}"
     return f"{value:,}" if type(value) is int else "" if value is None else str(value)
 
 
 def _link(path: Path) -> str:
-    """A relative path as a link: `#`, `?` and spaces in it are part of a name."""
+    """A relative path as a link, with `#`, `?` and spaces escaped."""
     return quote(path.as_posix())
 
 
 def _markdown(value: object) -> str:
-    """A text that Markdown shows as it is, in one line, also within a table."""
+    """A text escaped for Markdown, in one line, also within a table."""
     return re.sub(r"([\\`*_\[\]<>|#~$])", r"\\\1", " ".join(str(value).split()))
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write a text without tokens, the old file in its place until then; RunError where that cannot be, but for a full disk."""
+    """Write a text without tokens, keeping the old file until the new one is complete.
+
+    Raises RunError where it cannot be written, or OSError for a full disk.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         if path.exists():
-            path.open("a").close()  # an error where it may not be written, or is a folder
-        if path.is_symlink() or (
-            path.exists() and not path.is_file()
-        ):  # /dev/stdout must stay what it is
+            path.open("a").close()  # fails for a folder, and without permission
+        # A link, or a device such as /dev/stdout, must not be replaced.
+        if path.is_symlink() or (path.exists() and not path.is_file()):
             path.write_text(redacted(text), encoding="utf-8")
         else:
             temporary.write_text(redacted(text), encoding="utf-8")
@@ -69,7 +71,7 @@ def write_text(path: Path, text: str) -> Path:
     except OSError as error:
         if temporary.exists():
             temporary.unlink()
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # no other place would do
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise RunError(
             f"{str(path)!r} cannot be written ({error.strerror}): name another place."

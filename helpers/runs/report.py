@@ -17,22 +17,23 @@ if TYPE_CHECKING:
 
 
 def fresh_records(run: Run) -> dict[str, dict]:
-    """The record of every step; RunError with the command that helps where one is missing, or older than what it was made from."""
+    """The record of every step; RunError with a command where one is missing or stale."""
     for step in STEPS:
         if why := run.problem(step):
             command = f"python -m helpers run --run-dir {shlex.quote(run.shown)} --from {step}"
             raise RunError(
-                f"The numbers of {run.shown!r} are not of one run: {why}; `{command}` makes them anew."
+                f"The numbers of {run.shown!r} are not of one run: {why}; "
+                f"`{command}` makes them again."
             )
     return {step: run.record(step) for step in STEPS}
 
 
 def metrics_of(records: dict[str, dict]) -> dict[str, object]:
     """The metrics of all steps, with the seconds that each took."""
-    found = {}
+    metrics = {}
     for step, record in records.items():
-        found |= record["metrics"] | {f"seconds_{step}": record["seconds"]}
-    return found
+        metrics |= record["metrics"] | {f"seconds_{step}": record["seconds"]}
+    return metrics
 
 
 def write_report(run: Run) -> Path:
@@ -44,76 +45,66 @@ def write_report(run: Run) -> Path:
     metrics = metrics_of(records)
     losses = json.loads((run.path("train") / "losses.json").read_text())
     both = {"base": metrics["perplexity_base"], "fine-tuned": metrics["perplexity_finetuned"]}
+    versions = records["infer"]["versions"].items()
+    bars_alt = f"Perplexity: base {both['base']:.1f}, fine-tuned {both['fine-tuned']:.1f}."
+    curves_alt = "Training and test loss against the steps of training."
     page = render(
         "report.html.j2",
         title=f"Run {run.folder.resolve().name}",
         metrics=metrics,
-        bars=html_picture(
-            draw_bars(both, "perplexity a token"),
-            f"Perplexity: base {both['base']:.1f}, fine-tuned {both['fine-tuned']:.1f}.",
-        ),
-        curves=html_picture(
-            draw_losses(losses["history"], losses["base_loss"]),
-            "Training and test loss against the steps of training.",
-        ),
+        bars=html_picture(draw_bars(both, "perplexity a token"), bars_alt),
+        curves=html_picture(draw_losses(losses["history"], losses["base_loss"]), curves_alt),
         scores=json.loads((run.path("evaluate") / "perplexity.json").read_text()),
-        tokens=[
-            {"": name, "tokens": metrics[f"tokens_{name}"]} for name in ("in", "kept", "dropped")
-        ],
+        tokens=[{"": n, "tokens": metrics[f"tokens_{n}"]} for n in ("in", "kept", "dropped")],
         heat_maps=(run.path("evaluate") / "heat_maps.html").read_text(encoding="utf-8"),
         generated=json.loads((run.path("infer") / "texts.json").read_text()),
         numbers=[{"name": key, "value": value} for key, value in metrics.items()],
-        steps=[_step(name, record) for name, record in records.items()],
+        steps=[_step_row(name, record) for name, record in records.items()],
         notebooks=[Path(folder_of(step), f"{folder_of(step)}.ipynb") for step in STEPS],
-        versions=", ".join(
-            f"{name} {version}" for name, version in records["infer"]["versions"].items()
-        ),
+        versions=", ".join(f"{name} {version}" for name, version in versions),
     )
     return write_text(run.folder / "report.html", page)
 
 
-def _step(name: str, record: dict) -> dict[str, object]:
+def _step_row(name: str, record: dict) -> dict[str, object]:
     parameters = ", ".join(f"{key} = {value}" for key, value in record["parameters"].items())
     numbers = {"seconds": record["seconds"], "peak memory (MB)": record["peak_memory_mb"]}
     return {"step": name, **numbers, "parameters": parameters}
 
 
 def write_comparison(table: "pd.DataFrame", note: str, folders: list[Path], path: Path) -> Path:
-    """Write the table of `comparison.comparison` as a page, with perplexity over each number that was varied, and links to the runs.
+    """Write the table of `comparison` as a page, with a figure for each number that varies.
 
-    `note` stands beside the table. Raises RunError where `path` cannot be written.
+    Args:
+        table: what `comparison` returns.
+        note: a text beside the table.
+        folders: of the runs, for links to their reports.
+        path: of the page; RunError where it cannot be written.
     """
-    figures = []
-    for name in table.columns[1 : table.columns.get_loc("perplexity")]:
-        if (
-            all(isinstance(value, (int, float)) for value in table[name])
-            and table[name].nunique() > 1
-        ):
-            each = table.sort_values(name)
-            figure = draw_points(
-                each[name].tolist(), each["perplexity"].tolist(), name, "perplexity"
-            )
-            best = table.iloc[0][name]
-            figures.append(
-                html_picture(
-                    figure, f"Perplexity against {name}; the best run has {name} = {best}."
-                )
-            )
+    varied = table.columns[1 : table.columns.get_loc("perplexity")]
     pages = [folder / "report.html" for folder in folders]
-    links = [
-        (page.parent.name, Path(os.path.relpath(page, path.parent)))
-        for page in pages
-        if page.exists()
-    ]
-    rows = table.to_dict("records")
-    return write_text(
-        path,
-        render(
-            "comparison.html.j2",
-            title="Comparison",
-            note=note,
-            rows=rows,
-            figures=figures,
-            reports=links,
-        ),
+    page = render(
+        "comparison.html.j2",
+        title="Comparison",
+        note=note,
+        rows=table.to_dict("records"),
+        figures=[_figure(table, name) for name in varied if _is_numeric(table[name])],
+        reports=[
+            (page.parent.name, Path(os.path.relpath(page, path.parent)))
+            for page in pages
+            if page.exists()
+        ],
     )
+    return write_text(path, page)
+
+
+def _is_numeric(column: "pd.Series") -> bool:
+    return all(isinstance(value, (int, float)) for value in column) and column.nunique() > 1
+
+
+def _figure(table: "pd.DataFrame", name: str) -> str:
+    """Perplexity over a parameter, as HTML."""
+    ordered, best = table.sort_values(name), table.iloc[0][name]
+    values, perplexities = ordered[name].tolist(), ordered["perplexity"].tolist()
+    figure = draw_points(values, perplexities, name, "perplexity")
+    return html_picture(figure, f"Perplexity against {name}; the best run has {name} = {best}.")

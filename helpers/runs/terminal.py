@@ -13,12 +13,14 @@ from rich.text import Text
 from helpers.hub.secrets import redacted
 from helpers.runs.folder import Run
 from helpers.runs.parameters import STEPS, folder_of
+from helpers.runs.run import Listener
 
 
 class View:
-    """Tells what runs do: a line for each step that is done, and a bar for each that is being done, in the order in which they began.
+    """A line for each step that is done, and a bar for each that runs.
 
-    Hand `view.of(name)` to `batch.do`; a run with a name is one of several, and gets no line for each of its steps.
+    Give `listener(name)` to `execute_run`. The steps of a run with a name, which is one of
+    several, get no lines.
     """
 
     def __init__(self, console: Console, runs: int = 0):
@@ -48,71 +50,67 @@ class View:
     ):
         self._bars.stop()
 
-    def of(self, name: str = ""):
-        """What `batch.do` tells about one run."""
+    def listener(self, name: str = "") -> Listener:
+        """A function that shows the events of one run."""
 
-        def tell(event: str, step: str, more: dict) -> None:
+        def show(event: str, step: str, details: dict) -> None:
             with self._lock:
-                self._note(name, event, step, more)
+                self._show(name, event, step, details)
 
-        return tell
+        return show
 
-    def _note(self, name: str, event: str, step: str, more: dict) -> None:
+    def _show(self, name: str, event: str, step: str, details: dict) -> None:
+        folder = folder_of(step)
         if event == "planned" and not name:
-            self.console.print(f" {folder_of(step)} {more['line']}")
+            self.console.print(f" {folder} {details['line']}")
         elif event == "begins":
-            self._tasks[name] = self._bars.add_task(
-                f"{name} {folder_of(step)}".strip(), total=None, note=""
-            )
+            self._tasks[name] = self._bars.add_task(f"{name} {folder}".strip(), total=None, note="")
         elif event == "progress" and name in self._tasks:
-            note = f"{more['done']:,} of {more['total']:,} {more['what']}, {more['rate']:,.1f} a second  {more['note']}"
-            self._bars.update(
-                self._tasks[name], total=more["total"], completed=more["done"], note=note
-            )
-        elif event in ("done", "left out"):
-            self.clear(name)
-            words = "done already, in" if event == "left out" else ""
+            done, total, note = details["done"], details["total"], details["note"]
+            speed = f"{details['rate']:,.1f} a second"
+            note = f"{done:,} of {total:,} {details['what']}, {speed}  {note}"
+            self._bars.update(self._tasks[name], total=total, completed=done, note=note)
+        elif event in ("done", "skipped"):
+            self._remove_bar(name)
             if not name:
-                line = f" {folder_of(step)}  {words} {more['seconds']:.1f} s".replace("   ", "  ")
+                earlier = "done already, in " if event == "skipped" else ""
+                line = f" {folder}  {earlier}{details['seconds']:.1f} s"
                 self.console.print(Text.assemble(("✓", "green"), line))
 
-    def clear(self, name: str) -> None:
-        """Take the bar of a run away."""
+    def _remove_bar(self, name: str) -> None:
         if name in self._tasks:
             self._bars.remove_task(self._tasks.pop(name))
 
     def finished(self, name: str, line: str) -> None:
-        """A run of several has ended."""
+        """Show how one of several runs has ended."""
         with self._lock:
-            self.clear(name)
+            self._remove_bar(name)
             self.console.print(redacted(line))
             self._bars.advance(self._all)
 
 
-def summary(folder: Run, console: Console) -> None:
-    """Print the table at the end of a run, and where its report lies."""
-    metrics = json.loads((folder.folder / "metrics.json").read_text())
+def print_summary(run: Run, console: Console) -> None:
+    """Print the table at the end of a run, and where its report is."""
+    metrics = json.loads((run.folder / "metrics.json").read_text())
     table = Table("", "base", "fine-tuned")
-    table.add_row(
-        "perplexity", f"{metrics['perplexity_base']:.2f}", f"{metrics['perplexity_finetuned']:.2f}"
-    )
-    table.add_row(
-        "bits per byte",
-        f"{metrics['bits_per_byte_base']:.3f}",
-        f"{metrics['bits_per_byte_finetuned']:.3f}",
-    )
+    for name, key, digits in (
+        ("perplexity", "perplexity", 2),
+        ("bits per byte", "bits_per_byte", 3),
+    ):
+        values = (metrics[f"{key}_{model}"] for model in ("base", "finetuned"))
+        table.add_row(name, *(f"{value:.{digits}f}" for value in values))
     console.print(table)
     console.print(
-        f"perplexity × {metrics['perplexity_ratio']:.3f} "
-        f"(95 % interval {metrics['perplexity_ratio_low']:.3f} to {metrics['perplexity_ratio_high']:.3f})"
+        f"perplexity × {metrics['perplexity_ratio']:.3f} (95 % interval "
+        f"{metrics['perplexity_ratio_low']:.3f} to {metrics['perplexity_ratio_high']:.3f})"
     )
     console.print(
-        f"tokens: {metrics['tokens_in']:,} in, {metrics['tokens_kept']:,} kept, {metrics['tokens_dropped']:,} dropped; "
-        f"{metrics['train_tokens_per_second']:,.0f} a second in training, {metrics['dtype']} on {metrics['device']}"
+        f"tokens: {metrics['tokens_in']:,} in, {metrics['tokens_kept']:,} kept, "
+        f"{metrics['tokens_dropped']:,} dropped; {metrics['train_tokens_per_second']:,.0f} a second "
+        f"in training, {metrics['dtype']} on {metrics['device']}"
     )
     if omitted := metrics.get("examples_left_out"):
         console.print(f"examples: {omitted:,} are left out by load.split")
-    console.print(
-        "seconds: " + ", ".join(f"{step} {metrics[f'seconds_{step}']:.1f}" for step in STEPS)
-    )
-    console.print(f"report: {os.path.relpath(folder.folder / 'report.html')}")
+    seconds = ", ".join(f"{step} {metrics[f'seconds_{step}']:.1f}" for step in STEPS)
+    console.print(f"seconds: {seconds}")
+    console.print(f"report: {os.path.relpath(run.folder / 'report.html')}")

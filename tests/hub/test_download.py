@@ -13,18 +13,19 @@ import pytest
 from huggingface_hub import ModelCard
 from rich.console import Console
 
-import helpers.__main__
+import helpers.runs.cli
 from helpers.errors import DataError, ParameterError, UserError
 from helpers.hub import download as hub
 from helpers.hub import secrets as redaction
 from helpers.hub.download import MIRRORS, Place, login_state, place_of
 from helpers.hub.publishing import check_publishing
 from helpers.hub.sources import EMBEDDED, PROJECT, needs_fetching
-from helpers.runs.folder import Run, begin, write_json
+from helpers.runs.fetching import prefetch_command
+from helpers.runs.folder import Run, write_json
 from helpers.runs.notebook import execute
 from helpers.runs.parameters import check_parameters
 from helpers.runs.profiles import plan
-from helpers.runs.run import prefetch_command
+from helpers.runs.step import start_step
 from helpers.runs.terminal import View
 from tests.hub_server import TOKEN, Fault, HubServer
 
@@ -512,9 +513,9 @@ def test_the_text_of_an_error_is_whole_until_it_is_written(monkeypatch, capsys, 
     def fail(**_):
         raise UserError(said)
 
-    monkeypatch.setattr(helpers.__main__, "app", fail)
+    monkeypatch.setattr(helpers.runs.cli, "app", fail)
     with pytest.raises(SystemExit):
-        helpers.__main__.main()
+        helpers.runs.cli.main()
     with View(Console(file=(shown := io.StringIO())), 1) as view:
         view.finished("1", said)
     for text in (capsys.readouterr().err, shown.getvalue(), (tmp_path / "run.json").read_text()):
@@ -523,7 +524,7 @@ def test_the_text_of_an_error_is_whole_until_it_is_written(monkeypatch, capsys, 
 
 @pytest.mark.parametrize("name", ["notes.json", "data/part.arrow"])
 def test_a_token_in_an_artifact_keeps_it_from_being_kept(tmp_path, name):
-    step = begin("load", str(tmp_path / "run"))
+    step = start_step("load", str(tmp_path / "run"))
     (step.path / name).parent.mkdir(exist_ok=True)
     (step.path / name).write_bytes(b"\x00\xff" + SECRET.encode() + b"\n")
     with pytest.raises(UserError, match=f"{name} of step 'load' holds what looks like a token"):

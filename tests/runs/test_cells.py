@@ -14,7 +14,9 @@ COMMITTED = nbformat.read(path_of("load"), as_version=4).cells
 IDS = [cell.id for cell in COMMITTED if cell.cell_type == "code"]
 CELLS = {  # a small notebook `load`, with ids of the committed one
     IDS[0]: "run_dir, seed = {folder!r}, {seed}",
-    IDS[1]: "from helpers.runs.folder import begin\nstep = begin('load', run_dir, seed=seed)",
+    IDS[
+        1
+    ]: "from helpers.runs.step import start_step\nstep = start_step('load', run_dir, seed=seed)",
     IDS[3]: "assert seed != 2, 'a bad value'\ndata = f'made with {{seed}}'",
     IDS[5]: "data = data.upper()",
     IDS[-1]: "(step.path / 'content').write_text(data)\nstep.finish()",

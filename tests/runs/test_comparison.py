@@ -12,13 +12,14 @@ from rich.console import Console
 
 from helpers.errors import UserError
 from helpers.runs import comparison
-from helpers.runs.folder import NEEDS, Run, begin
+from helpers.runs.folder import NEEDS, Run
+from helpers.runs.step import start_step
 
 METRICS = {"perplexity_finetuned", "low_finetuned", "high_finetuned", "bits_per_byte_finetuned"}
 
 
 def do(folder, step, content="", parameters=None, **metrics):
-    doing = begin(step, str(folder), **(parameters or {}))
+    doing = start_step(step, str(folder), **(parameters or {}))
     (doing.path / "documents.json").write_text(content)
     doing.finish(**metrics)
 
@@ -114,7 +115,7 @@ def test_quantiles_of_t_are_those_of_the_tables(share, freedom, value):
 def test_the_precision_is_said_where_runs_were_scored_in_several(run):
     table = comparison.comparison([run("a", [1, 2, 3]), run("b", [2, 3, 4], scored_in="bfloat16")])
     assert table["scored in"].tolist() == ["float32", "bfloat16"]
-    assert "not scored in the same precision" in comparison.about(table)
+    assert "not scored in the same precision" in comparison.explanation(table)
 
 
 def test_a_step_that_was_done_again_is_not_compared_as_it_was(run):
@@ -132,7 +133,7 @@ def test_a_table_that_cannot_be_written_gives_a_sentence(run, tmp_path, monkeypa
     (tmp_path / "folder").mkdir()
     for csv, html in ((tmp_path / "folder", None), (None, tmp_path / "folder")):
         with pytest.raises(UserError, match=r"folder' cannot be written \(Is a directory\)"):
-            comparison.main(folders, csv, html, console)
+            comparison.show_comparison(folders, csv, html, console)
 
     for number, error, text in (
         (errno.EACCES, UserError, r"t.csv' cannot be written \(Permission denied\)"),
@@ -140,14 +141,14 @@ def test_a_table_that_cannot_be_written_gives_a_sentence(run, tmp_path, monkeypa
     ):
         monkeypatch.setattr("os.replace", Mock(side_effect=OSError(number, os.strerror(number))))
         with pytest.raises(error, match=text):
-            comparison.main(folders, tmp_path / "t.csv", None, console)
+            comparison.show_comparison(folders, tmp_path / "t.csv", None, console)
     assert not list(tmp_path.glob("*t.csv*"))
 
 
 def test_it_is_written_as_text_csv_and_html(run, tmp_path):
     folders = [run("a", [1, 2, 3], learning_rate=0.1), run("b", [2, 3, 4], learning_rate=0.001)]
     console = Console(file=io.StringIO(), width=160)
-    comparison.main(folders, tmp_path / "t.csv", tmp_path / "t.html", console)
+    comparison.show_comparison(folders, tmp_path / "t.csv", tmp_path / "t.html", console)
     assert (
         "train.learning_rate" in console.file.getvalue()
         and "beside best" in console.file.getvalue()
@@ -168,7 +169,7 @@ def test_it_is_written_as_text_csv_and_html(run, tmp_path):
 
 def test_a_run_that_did_not_end_well_and_none_at_all_are_refused(run, tmp_path):
     good, rest = run("a", [1, 2]), (None, None, Console(file=io.StringIO()))
-    with pytest.raises(UserError, match=r"did not end well .failed: no."):
-        comparison.main([good, run("b", [1, 2], status="failed")], *rest)
-    with pytest.raises(UserError, match="is no run"):
-        comparison.main([good, tmp_path / "none"], *rest)
+    with pytest.raises(UserError, match=r"did not succeed .failed: no."):
+        comparison.show_comparison([good, run("b", [1, 2], status="failed")], *rest)
+    with pytest.raises(UserError, match="is not a run"):
+        comparison.show_comparison([good, tmp_path / "none"], *rest)

@@ -24,15 +24,18 @@ from helpers.engine.files import fingerprint
 from helpers.errors import ParameterError, RunError, UserError
 from helpers.hub.sources import locate, resolve
 from helpers.runs import folder as module
-from helpers.runs.folder import Run, begin, code_fingerprint, identity
+from helpers.runs.code import code_fingerprint
+from helpers.runs.folder import Run, identity
 from helpers.runs.origins import sources
-from helpers.runs.parameters import STEPS
+from helpers.runs.parameters import RULES, STEPS
+from helpers.runs.step import begin, start_step
+from tests import PROJECT
 
 SYSTEM_CALLS = ("rename", "replace", "fsync", "unlink", "rmdir", "mkdir")
 
 
 def make(folder, step, files=None, metrics=None, **parameters):
-    doing = begin(step, str(folder), **parameters)
+    doing = start_step(step, str(folder), **parameters)
     for name, content in (files or {"content": step.encode()}).items():
         (doing.path / name).parent.mkdir(exist_ok=True)
         (doing.path / name).write_bytes(content)
@@ -127,7 +130,7 @@ def test_a_killed_step_leaves_the_old_artifact_or_the_new_one(tmp_path, old, new
     version = check_whole(folder, old, new)
     for k in beginning:
         with killed_at(k):
-            begin("load", str(folder))
+            start_step("load", str(folder))
         assert check_whole(folder, old, new) == version
     assert version == 2 or not finished
     make(folder, "load", new, {"version": 2}, seed=2)
@@ -150,11 +153,11 @@ def test_every_single_moment_of_a_step_is_a_safe_one_to_be_killed_at(tmp_path):
 
 CHILD = """
 import sys
-from helpers.runs.folder import begin
+from helpers.runs.step import start_step
 version = int(sys.argv[2])
 while True:
     version += 1
-    step = begin("load", sys.argv[1], seed=version)
+    step = start_step("load", sys.argv[1], seed=version)
     for name in "abc":
         (step.path / name).write_text(str(version) * 20_000)
     step.finish(version=version)
@@ -165,7 +168,7 @@ while True:
 @pytest.mark.parametrize("kills", [6, pytest.param(100, marks=pytest.mark.full)])
 def test_sigkill_at_random_moments(tmp_path, kills):
     delays, version = random.Random(0), 0
-    environment = {**os.environ, "PYTHONPATH": str(module.PROJECT)}
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     for _ in range(kills):
         command = [sys.executable, "-c", CHILD, str(tmp_path / "run"), str(version)]
         with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as child:
@@ -184,7 +187,7 @@ def test_sigkill_at_random_moments(tmp_path, kills):
 
 def refusal(folder, step, **parameters):
     with pytest.raises(RunError) as caught:
-        begin(step, str(folder), **parameters)
+        start_step(step, str(folder), **parameters)
     assert not Run(folder).partial(step).exists()
     return str(caught.value)
 
@@ -272,7 +275,7 @@ def test_the_home_and_the_name_of_nobody(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert (
         resolve("~/a") == tmp_path / "a"
-        and resolve("~nobody-of-this-name/a").parent.parent == module.PROJECT
+        and resolve("~nobody-of-this-name/a").parent.parent == PROJECT
     )
 
 
@@ -292,13 +295,30 @@ def test_a_file_beside_the_caller_is_named_as_it_has_to_be_given(project, monkey
 
 def test_parameters_are_checked_before_anything_is_touched(tmp_path):
     with pytest.raises(ParameterError, match="block_size is 1: .*2"):
-        begin("chunk", str(tmp_path), block_size=1)
+        start_step("chunk", str(tmp_path), block_size=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_begin_takes_the_parameters_of_its_step_from_the_names_of_the_notebook(tmp_path):
+    names = {name: rule.default for name, rule in RULES["load"].items()}
+    step = begin("load", {**names, "run_dir": str(tmp_path), "seed": 7, "prompt": "of no matter"})
+    assert step.parameters == names | {"seed": 7} and step.run.folder == tmp_path
+
+
+@pytest.mark.parametrize("name", ["run_dir", "seed"])
+def test_a_parameter_that_is_not_set_is_named(tmp_path, name):
+    names = {"run_dir": str(tmp_path)} | {n: rule.default for n, rule in RULES["load"].items()}
+    names.pop(name)
+    with pytest.raises(
+        RunError, match=f"load cannot start: {name} is not set, run the cell tagged"
+    ):
+        begin("load", names)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unknown_step_is_refused(tmp_path):
     with pytest.raises(RunError, match="'preproces'.*'preprocess'"):
-        begin("preproces", str(tmp_path))
+        start_step("preproces", str(tmp_path))
 
 
 def test_a_record_of_a_newer_format_is_refused(three):
@@ -317,13 +337,13 @@ def test_a_record_of_a_newer_format_is_refused(three):
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path, below):
     (tmp_path / "file").write_text("kept")
     with pytest.raises(RunError, match="run_dir.*name another") as caught:
-        begin("load", str(tmp_path / below))
+        start_step("load", str(tmp_path / below))
     assert str(tmp_path / below) in str(caught.value) and (tmp_path / "file").read_text() == "kept"
 
 
 def test_a_run_folder_that_is_no_text_is_refused():
     with pytest.raises((RunError, ParameterError), match="run_dir.*2026"):
-        begin("load", 2026)
+        start_step("load", 2026)
 
 
 GIVEN = {"dataset": "mine.jsonl", "seed": 1}
@@ -368,9 +388,9 @@ def test_not_done_when_an_input_was_made_anew(done):
 @pytest.fixture
 def copy(tmp_path, monkeypatch):
     """A copy of the notebooks and the package, whose code is the one that is looked at."""
-    shutil.copytree(module.PROJECT / "notebooks", tmp_path / "notebooks")
+    shutil.copytree(PROJECT / "notebooks", tmp_path / "notebooks")
     shutil.copytree(
-        module.PROJECT / "helpers", tmp_path / "helpers", ignore=shutil.ignore_patterns("assets")
+        PROJECT / "helpers", tmp_path / "helpers", ignore=shutil.ignore_patterns("assets")
     )
     monkeypatch.setattr("helpers.runs.code.PROJECT", tmp_path)
     return tmp_path
@@ -406,18 +426,9 @@ def test_the_code_of_a_step_is_what_it_executes(copy):
         "evaluate",
         "infer",
     ]  # by a function
-    for name in (
-        "console",
-        "report",
-        "batch",
-        "sweep",
-        "comparison",
-        "launch",
-        "plan",
-        "execution",
-        "__main__",
-        "run",
-    ):
+    names = ["terminal", "report", "run", "sweep", "sweep_file", "comparison", "distributed"]
+    names += ["profiles", "process", "fetching", "record", "folder", "step", "code", "cells", "cli"]
+    for name in ("__main__", *(f"runs/{name}" for name in names)):
         assert stale_after(append(helpers / f"{name}.py")) == [], name
 
 
@@ -480,7 +491,7 @@ def test_the_record_says_how_and_nothing_about_the_machine(project, tmp_path, mo
         expected = "format step parameters sources inputs fingerprint code metrics seconds peak_memory_mb device versions"
         assert set(record) == set(expected.split())
         assert not re.search(r'"(/|~|[A-Z]:\\)', text)
-        for private in ("canary", "someone", str(tmp_path), str(module.PROJECT)):
+        for private in ("canary", "someone", str(tmp_path), str(PROJECT)):
             assert private not in text
     assert record["inputs"] == {"load": fingerprint(Run("run").path("load"))}
 
@@ -489,7 +500,7 @@ def test_a_moved_run_folder_still_opens(three, tmp_path):
     shutil.move(three, tmp_path / "elsewhere" / "moved")
     run = Run(tmp_path / "elsewhere" / "moved")
     assert run.is_done("chunk", {})
-    assert begin("train", str(run.folder)).inputs["chunk"] == run.path("chunk")
+    assert start_step("train", str(run.folder)).inputs["chunk"] == run.path("chunk")
 
 
 @pytest.mark.parametrize(
@@ -502,9 +513,9 @@ def test_an_unknown_injected_parameter_is_refused(tmp_path, monkeypatch, cell, n
     shell = types.SimpleNamespace(user_ns={"In": cells, **values}, events=events)
     monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell))
     with pytest.raises(ParameterError, match=f"no such parameter.*'{name}'"):
-        begin("load", str(tmp_path), seed=3)
+        start_step("load", str(tmp_path), seed=3)
     cells[2] = "# Parameters\nseed = 3\nrun_dir = 'x'\n"
-    begin("load", str(tmp_path), seed=3)
+    start_step("load", str(tmp_path), seed=3)
 
 
 def test_papermill_injects_an_unknown_parameter_and_begin_refuses_it(tmp_path):
@@ -512,7 +523,7 @@ def test_papermill_injects_an_unknown_parameter_and_begin_refuses_it(tmp_path):
         "seed: int = 1\nrun_dir: str = 'run'", metadata={"tags": ["parameters"]}
     )
     work = nbformat.v4.new_code_cell(
-        "from helpers.runs.folder import begin\nbegin('load', run_dir, seed=seed)"
+        "from helpers.runs.step import start_step\nstart_step('load', run_dir, seed=seed)"
     )
     nbformat.write(nbformat.v4.new_notebook(cells=[cell, work]), tmp_path / "tiny.ipynb")
     injected = {"sede": 3, "run_dir": str(tmp_path / "run")}
@@ -520,7 +531,7 @@ def test_papermill_injects_an_unknown_parameter_and_begin_refuses_it(tmp_path):
         "kernel_name": "python3",
         "language": "python",
         "progress_bar": False,
-        "cwd": module.PROJECT,
+        "cwd": PROJECT,
     }
     with pytest.raises(papermill.PapermillExecutionError) as caught:
         papermill.execute_notebook(tmp_path / "tiny.ipynb", None, injected, **how)
@@ -530,10 +541,10 @@ def test_papermill_injects_an_unknown_parameter_and_begin_refuses_it(tmp_path):
 
 def test_what_a_step_keeps_for_another_attempt(three):
     """It survives an attempt that was interrupted, and goes when the step is complete; it is no part of the artifact."""
-    first = begin("chunk", str(three))
+    first = start_step("chunk", str(three))
     first.scratch.mkdir()
     (first.scratch / "half").write_text("done")
-    second = begin("chunk", str(three))
+    second = start_step("chunk", str(three))
     assert second.scratch == first.scratch
     assert (second.scratch / "half").read_text() == "done"
     second.finish()
@@ -542,14 +553,14 @@ def test_what_a_step_keeps_for_another_attempt(three):
 
 
 def test_what_an_interrupted_attempt_has_reached_is_kept_until_the_step_is_finished(three, copy):
-    (begin("chunk", str(three), seed=1).unfinished / "half").write_text("done")
-    assert not (begin("chunk", str(three), seed=2).unfinished / "half").exists()
+    (start_step("chunk", str(three), seed=1).unfinished / "half").write_text("done")
+    assert not (start_step("chunk", str(three), seed=2).unfinished / "half").exists()
     append(copy / "helpers" / "chunking.py")()
-    assert not (begin("chunk", str(three), seed=1).unfinished / "half").exists()
+    assert not (start_step("chunk", str(three), seed=1).unfinished / "half").exists()
     append(copy / "helpers" / "chunking.py", "")()
     text = (copy / "helpers" / "chunking.py").read_text()
     (copy / "helpers" / "chunking.py").write_text(text.removesuffix("\nmore = 1\n"))
-    step = begin("chunk", str(three), seed=1)
+    step = start_step("chunk", str(three), seed=1)
     assert (step.unfinished / "half").read_text() == "done"
     step.finish()
     assert not step.scratch.exists()
@@ -571,7 +582,7 @@ def test_reading_a_run_writes_nothing(three, tmp_path):
         and run.record("load")["step"] == "load"
     )
     assert files_of(run.path("load")) == {"content": b"load"} and tree(three) == before
-    begin("load", str(three))
+    start_step("load", str(three))
     assert (three / "01_load" / "content").read_bytes() == b"load" and not (
         three / ".01_load.old"
     ).exists()
@@ -589,7 +600,7 @@ def test_reading_in_the_middle_of_a_publication_sees_the_old_artifact_and_distur
             (run.record("load")["metrics"], run.problem("load"), files_of(run.path("load")))
         )
 
-    step = begin("load", str(three))
+    step = start_step("load", str(three))
     (step.path / "content").write_bytes(b"new")
     monkeypatch.setattr(os, "rename", and_look)
     step.finish(version=2)
@@ -601,8 +612,8 @@ def test_reading_in_the_middle_of_a_publication_sees_the_old_artifact_and_distur
 
 HOLDER = """
 import os, sys, time
-from helpers.runs.folder import begin
-parent, step = os.getpid(), begin("load", sys.argv[1], seed=1)
+from helpers.runs.step import start_step
+parent, step = os.getpid(), start_step("load", sys.argv[1], seed=1)
 (step.path / "content").write_text("of the other")
 if len(sys.argv) > 2 and os.fork() == 0:
     print("child", flush=True)
@@ -621,7 +632,7 @@ sys.stdin.read()
 def holder(folder, *more):
     """Another process that has begun `load`."""
     command, pipe = [sys.executable, "-c", HOLDER, str(folder), *more], subprocess.PIPE
-    environment = {**os.environ, "PYTHONPATH": str(module.PROJECT)}
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True) as process:
         try:
             for _ in range(1 + len(more)):
@@ -635,10 +646,10 @@ def test_a_second_process_that_begins_a_step_is_told_who_is_at_it(three):
     with holder(three) as other:
         with pytest.raises(
             RunError,
-            match=f"process {other.pid} on .* is at its step 'load'; .*shut its kernel down",
+            match=f"process {other.pid} on .* is writing its step 'load'; .*shut its kernel down",
         ):
-            begin("load", str(three), seed=2)
-        begin("preprocess", str(three)).finish()  # another step
+            start_step("load", str(three), seed=2)
+        start_step("preprocess", str(three)).finish()  # another step
         other.stdin.write("\n")
         other.stdin.flush()
         assert other.stdout.readline() == "finished\n"
@@ -646,7 +657,7 @@ def test_a_second_process_that_begins_a_step_is_told_who_is_at_it(three):
             Run(three).record("load")["metrics"] == {"by": "the other"}
             and Run(three).problem("load") is None
         )
-        begin("load", str(three), seed=2)
+        start_step("load", str(three), seed=2)
 
 
 def test_a_killed_process_lets_go_of_its_step(three):
@@ -662,28 +673,28 @@ def test_a_process_that_a_step_has_started_does_not_hold_it(three):
         other.stdin.write("\n")
         other.stdin.flush()
         assert other.stdout.readline() == "finished\n"
-        begin("load", str(three), seed=2)
+        start_step("load", str(three), seed=2)
 
 
 def test_of_processes_that_train_together_one_takes_the_step(three, monkeypatch):
     with holder(three):
         monkeypatch.setenv("RANK", "1")
-        step = begin("load", str(three))
+        step = start_step("load", str(three))
         (step.path / "content").touch()
         step.finish()
     assert "by" not in Run(three).record("load")["metrics"]
 
 
 def test_to_begin_again_gives_the_earlier_attempt_up(three):
-    earlier = begin("chunk", str(three), seed=1)
+    earlier = start_step("chunk", str(three), seed=1)
     (earlier.path / "content").touch()
-    later = begin("chunk", str(three), seed=2)
+    later = start_step("chunk", str(three), seed=2)
     for use in (earlier.finish, lambda: earlier.path, lambda: earlier.unfinished):
         with pytest.raises(RunError, match="chunk was begun again since.*`begin`"):
             use()
     assert list(later.path.iterdir()) == []
     with pytest.raises(ParameterError):
-        begin("chunk", str(three), block_size=-1)
+        start_step("chunk", str(three), block_size=-1)
     with pytest.raises(RunError, match="chunk was begun again since"):
         later.finish()
     assert Run(three).record("chunk")["parameters"] == {}
@@ -700,11 +711,11 @@ def test_a_step_is_finished_once(three):
 
 def test_what_has_changed_since_begin_is_not_recorded_as_if_it_had_not(project, three):
     (project / "mine.jsonl").write_text("1\n")
-    step = begin("load", str(three), dataset="mine.jsonl")
+    step = start_step("load", str(three), dataset="mine.jsonl")
     (project / "mine.jsonl").write_text("2, longer\n")
     with pytest.raises(RunError, match="dataset has changed since `begin`"):
         step.finish()
-    step = begin("chunk", str(three))
+    step = start_step("chunk", str(three))
     EDITS["edited"](three / "02_preprocess")
     record = json.loads((three / "02_preprocess" / "step.json").read_text())
     (three / "02_preprocess" / "step.json").write_text(
@@ -715,7 +726,7 @@ def test_what_has_changed_since_begin_is_not_recorded_as_if_it_had_not(project, 
 
 
 def test_code_that_changes_while_a_step_runs_makes_it_be_done_again(three, copy):
-    step = begin("chunk", str(three))
+    step = start_step("chunk", str(three))
     append(copy / "helpers" / "chunking.py")()
     step.finish()
     assert not Run(three).is_done("chunk", {})

@@ -16,7 +16,7 @@ ALL = [(step, name) for step in STEPS for name in RULES[step]]
 NUMBERS = [(step, name) for step, name in ALL if RULES[step][name].kind in (int, float)]
 HUGE = 10**400  # no float holds it
 SEED = (int, (-1, 2**32), (0, 2**32 - 1), ("whole number", "between 0 and"))
-TEXT = (str, ("", "  ", "\n"), ("a", "ü", "42"), ("text", "not empty"))
+TEXT = (str, ("", "  ", "\n"), ("a", "ü", "42"), ("string", "non-empty"))
 SWITCH = (bool, (), (True, False), ("true or false",))
 SIZE = (int, (0, -1), (1, 4), ("whole number", "1"))
 DTYPE = (
@@ -27,7 +27,7 @@ DTYPE = (
 )
 MODEL = TEXT
 # kind, values to refuse, values to accept, what the message must hold
-OPTIONAL = (str, (), ("", "a b"), ("a text",))
+OPTIONAL = (str, (), ("", "a b"), ("a string",))
 EXPECTED = {
     "load": {
         "dataset": TEXT,

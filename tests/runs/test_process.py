@@ -12,7 +12,7 @@ import nbformat
 import psutil
 import pytest
 
-from helpers.runs.process import Child, run_notebook
+from helpers.runs.process import NotebookProcess, run_notebook
 from tests import PROJECT
 
 RUNS = "import helpers.runs.notebook as n; from pathlib import Path; n.path_of = lambda step: Path({path!r})\n"
@@ -29,9 +29,9 @@ def notebook(tmp_path, monkeypatch):
         start.mkdir(exist_ok=True)
         (start / "sitecustomize.py").write_text(RUNS.format(path=str(tmp_path / "in.ipynb")))
         environment = {"PYTHONPATH": f"{start}{os.pathsep}{PROJECT}", **how.pop("environment", {})}
-        child = Child(environment)
+        process = NotebookProcess(environment)
         time.sleep(how.pop("ahead", 0))
-        return run_notebook("load", tmp_path / output, {}, child, **how)
+        return run_notebook("load", tmp_path / output, {}, process, **how)
 
     return run
 
@@ -193,7 +193,7 @@ def kill_one_that_is_gone(self):
     raise psutil.NoSuchProcess(self.pid)
 psutil.Process.kill = kill_one_that_is_gone
 """
-RUN = "import sys; from helpers.runs.run import *; from helpers.runs.profiles import plan; do(Specification(sys.argv[1], plan('tiny')))"
+RUN = "import sys; from helpers.runs.run import *; from helpers.runs.profiles import plan; execute_run(RunSpec(sys.argv[1], plan('tiny')))"
 
 
 def running(folder, *command, **variables):
@@ -263,7 +263,7 @@ def test_a_signal_to_the_runner_lets_the_kernel_save(slow, name, code):
     ignored = (
         "signal.signal(2, signal.SIG_IGN); " if name == "SIGTERM" else ""
     )  # as in a script's background
-    start = f"import signal, helpers.__main__ as m; {ignored}m.main()"
+    start = f"import signal, helpers.runs.cli as m; {ignored}m.main()"
     runner, family = running(slow, "-c", start, "run", "--run-dir", str(slow / "run"))
     until_it_is_there(slow / "began")
     assert (slow / "run" / "01_load.running.ipynb").exists()
@@ -274,7 +274,7 @@ def test_a_signal_to_the_runner_lets_the_kernel_save(slow, name, code):
         time.sleep(0.5)
     _, said = runner.communicate(timeout=30)
     assert runner.returncode == code and (slow / "saved").exists(), said
-    assert said == "Interrupted; what was done stays, and the same command goes on from there.\n"
+    assert said == "Interrupted; finished work is kept: run the same command again to resume.\n"
     record = json.loads((slow / "run" / "run.json").read_text())
     by = "" if name == "SIGINT" else f" by {name}"
     assert (record["status"], record["message"]) == (
@@ -306,7 +306,7 @@ def test_a_terminal_that_closes_lets_the_kernel_save(slow):
 
 @pytest.mark.full
 def test_nohup_stays_in_force(slow):
-    code = "import signal, helpers.__main__ as m; signal.signal(1, signal.SIG_IGN); m.main()"
+    code = "import signal, helpers.runs.cli as m; signal.signal(1, signal.SIG_IGN); m.main()"
     runner, _ = running(slow, "-c", code, "run", "--run-dir", str(slow / "run"))
     until_it_is_there(slow / "began")
     runner.send_signal(signal.SIGHUP)

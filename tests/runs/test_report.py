@@ -13,9 +13,10 @@ from markdown_it import MarkdownIt
 from helpers.errors import UserError
 from helpers.figures import heat_map
 from helpers.runs.card import model_card
-from helpers.runs.folder import NEEDS, Run, begin
+from helpers.runs.folder import NEEDS, Run
 from helpers.runs.rendering import write_text
 from helpers.runs.report import write_comparison, write_report
+from helpers.runs.step import start_step
 
 HOSTILE = "<i>&\"'|# a"
 BOTH = ("base", "finetuned")
@@ -50,7 +51,7 @@ PARAMETERS = {"infer": {"prompt": HOSTILE}}
 
 
 def do(folder, step, **parameters):
-    doing = begin(step, str(folder), **PARAMETERS.get(step, {}), **parameters)
+    doing = start_step(step, str(folder), **PARAMETERS.get(step, {}), **parameters)
     for name, content in {**FILES.get(step, {}), "x": step + str(parameters)}.items():
         (doing.path / name).write_text(content)
     doing.finish(**METRICS.get(step, {}))

@@ -18,14 +18,18 @@ import pytest
 
 from helpers.errors import RunError, UserError
 from helpers.hub.sources import PROJECT
-from helpers.runs import run as batch
-from helpers.runs.folder import Run, begin
+from helpers.runs import locking
+from helpers.runs import run as run_module
+from helpers.runs.folder import Run
+from helpers.runs.locking import folder_lock
 from helpers.runs.notebook import defaults, path_of
 from helpers.runs.parameters import RULES, STEPS, folder_of
 from helpers.runs.process import Outcome
 from helpers.runs.profiles import PROFILES as FOLDER
-from helpers.runs.profiles import folder_for, going_on, plan
-from helpers.runs.run import Specification, held, read_record
+from helpers.runs.profiles import choose_folder, plan, resume
+from helpers.runs.record import read_record
+from helpers.runs.run import RunSpec, execute_run
+from helpers.runs.step import start_step
 
 PROFILES = sorted(path.stem for path in FOLDER.glob("*.yaml") if not path.stem.startswith("sweep"))
 
@@ -141,7 +145,7 @@ def test_every_profile_gives_all_parameters(name):
         ("block_size=", ["chunk.block_size is ''", "whole number"]),
         ("seed=true", ["load.seed is True", "whole number"]),
         ("learning_rate=2026-13-45", ["train.learning_rate is '2026-13-45'", "greater than 0"]),
-        ("infer.prompt=", ["infer.prompt is ''", "not empty"]),
+        ("infer.prompt=", ["infer.prompt is ''", "non-empty"]),
     ],
 )
 def test_refused_settings_say_what_would_do(setting, parts):
@@ -153,7 +157,7 @@ def test_a_profile_can_be_given_by_its_path(profile, tmp_path, monkeypatch):
     profile("infer:\n  seed: 7\n")
     monkeypatch.setattr("helpers.runs.profiles.PROFILES", FOLDER)
     assert plan(str(tmp_path / "mine.yaml"))["infer"]["seed"] == 7
-    assert folder_for(None, str(tmp_path / "mine.yaml")) == "runs/mine"
+    assert choose_folder(None, str(tmp_path / "mine.yaml")) == "runs/mine"
     assert "'none.yaml': no such file" in refusal("none.yaml")
 
 
@@ -168,7 +172,7 @@ def test_an_unknown_profile_gives_the_nearest():
         ("train:\n  epochs: 3\n", ["train.epochs", "3", "num_train_epochs"]),
         ("trian:\n  seed: 3\n", ["'trian'", "'train'"]),
         ("chunk:\n  block_size: many\n", ["chunk.block_size", "'many'", "whole number"]),
-        ("infer:\n  prompt: 42\n", ["infer.prompt", "42", "text"]),
+        ("infer:\n  prompt: 42\n", ["infer.prompt", "42", "string"]),
         ("chunk: 8\n", ["mine", "chunk"]),
         ("- chunk\n", ["mine"]),
         ("chunk: {\n", ["mine"]),
@@ -186,7 +190,7 @@ def runner(tmp_path, monkeypatch):
     """Run all steps in the folder `run`, a stand-in for the notebooks; return the steps that were done, and the record or the message."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("helpers.hub.sources.PROJECT", tmp_path)
-    monkeypatch.setattr(batch, "PATIENCE", 0.1)
+    monkeypatch.setattr(locking, "PATIENCE", 0.1)
 
     def run(
         *settings,
@@ -200,7 +204,7 @@ def runner(tmp_path, monkeypatch):
     ):
         done, (name, chosen) = (
             [],
-            (profile or "tiny", settings) if shared else going_on(folder, profile, settings),
+            (profile or "tiny", settings) if shared else resume(folder, profile, settings),
         )
 
         def run_notebook(step, output, parameters, *_):
@@ -211,15 +215,17 @@ def runner(tmp_path, monkeypatch):
                 )
             if ends and step == ends[0]:
                 return Outcome(ends[1], f"{step}: {ends[1]}.", 1.0, 5)
-            doing = begin(step, **parameters)
+            doing = start_step(step, **parameters)
             (doing.path / "content").write_text(json.dumps([doing.parameters, doing.records]))
             doing.finish()
             done.append(step)
             return Outcome("ok", "", 1.0, 7)
 
-        monkeypatch.setattr(batch, "run_notebook", run_notebook)
-        monkeypatch.setattr(batch, "write_report", lambda folder: None)
-        monkeypatch.setattr(batch, "Child", lambda *_: SimpleNamespace(discard=lambda: None))
+        monkeypatch.setattr(run_module, "run_notebook", run_notebook)
+        monkeypatch.setattr(run_module, "write_report", lambda folder: None)
+        monkeypatch.setattr(
+            run_module, "NotebookProcess", lambda *_: SimpleNamespace(discard=lambda: None)
+        )
         how = {
             "start": start,
             "force": force,
@@ -227,8 +233,8 @@ def runner(tmp_path, monkeypatch):
             "profile": name,
             "settings": chosen,
         }
-        what = pickle.loads(pickle.dumps(Specification(folder, plan(name, chosen), **how)))
-        record = batch.do(
+        what = pickle.loads(pickle.dumps(RunSpec(folder, plan(name, chosen), **how)))
+        record = execute_run(
             what, lambda event, *more: said.append((event, *more)) if said is not None else None
         )
         assert read_record(tmp_path / folder) == json.loads(json.dumps(record))
@@ -284,17 +290,17 @@ def test_a_folder_whose_steps_were_made_one_by_one_goes_on_with_their_parameters
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("helpers.hub.sources.PROJECT", tmp_path)
-    begin("load", "run", **plan("tiny", ["load.seed=1"])["load"]).finish()
+    start_step("load", "run", **plan("tiny", ["load.seed=1"])["load"]).finish()
     if text:
         (tmp_path / "run" / "run.json").write_text(text)
-    assert going_on("run", None, {"infer.seed": 2}) == ("tiny", {"load.seed": 1, "infer.seed": 2})
-    assert going_on("run", "tiny", []) == ("tiny", {})
+    assert resume("run", None, {"infer.seed": 2}) == ("tiny", {"load.seed": 1, "infer.seed": 2})
+    assert resume("run", "tiny", []) == ("tiny", {})
 
 
 def test_the_record_says_what_the_steps_say(runner, tmp_path):
     """A step that was done by itself since, with other parameters."""
     runner()
-    step = begin("chunk", "run", **plan("tiny", ["block_size=64"])["chunk"])
+    step = start_step("chunk", "run", **plan("tiny", ["block_size=64"])["chunk"])
     step.finish()
     said = []
     record = runner("train.seed=3", start="train", said=said)[1]
@@ -305,7 +311,7 @@ def test_the_record_says_what_the_steps_say(runner, tmp_path):
         lines["load"] == "stays as it is"
         and lines["chunk"] == "stays as it is, though block_size 64 → 128"
     )
-    assert lines["train"] == "is to be done: --from train; seed 42 → 3"
+    assert lines["train"] == "will be done: --from train; seed 42 → 3"
 
 
 def planned(runner, *settings, **how):
@@ -321,32 +327,32 @@ def test_what_is_done_again_is_said_with_its_reason_before_anything_begins(
 ):
     assert planned(runner) == {}  # all is new, or all is done
     assert planned(runner) == {}
-    left = dict.fromkeys(("load", "preprocess"), "is left out")
-    after = {s: "is to be done: it is made from train" for s in ("evaluate", "infer")}
+    left = dict.fromkeys(("load", "preprocess"), "is skipped")
+    after = {s: "will be done: it is made from train" for s in ("evaluate", "infer")}
     changed = {
-        "chunk": "is to be done: block_size 128 → 64",
-        "train": "is to be done: it is made from chunk",
+        "chunk": "will be done: block_size 128 → 64",
+        "train": "will be done: it is made from chunk",
     }
-    after["evaluate"] = "is to be done: it is made from chunk; it is made from train"
+    after["evaluate"] = "will be done: it is made from chunk; it is made from train"
     assert (
         planned(runner, "chunk.block_size=64", ends=("train", "failed")) == left | changed | after
     )
     shutil.rmtree(tmp_path / "run" / "06_infer")
     lines = planned(runner, "load.dataset=mine.jsonl", ends=("load", "failed"))
-    assert lines["load"] == "is to be done: dataset 'embedded' → 'mine.jsonl'"
-    assert lines["infer"] == "is to be done: it has not been done yet"
+    assert lines["load"] == "will be done: dataset 'embedded' → 'mine.jsonl'"
+    assert lines["infer"] == "will be done: it has not been done yet"
 
 
 def test_inputs_and_code_that_have_changed_are_reasons(runner, tmp_path, monkeypatch):
     (tmp_path / "mine.txt").write_text("one")
     runner("load.dataset=mine.txt")
     (tmp_path / "mine.txt").write_text("other")
-    assert planned(runner)["load"] == "is to be done: its dataset has changed"
+    assert planned(runner)["load"] == "will be done: its dataset has changed"
     (tmp_path / "run" / "05_evaluate" / "content").write_text("edited")
     assert "'evaluate' in run has been changed since it was written" in planned(runner)["evaluate"]
     record = json.loads((path := tmp_path / "run" / "06_infer" / "step.json").read_text())
     path.write_text(json.dumps(record | {"code": "of another day"}))
-    assert planned(runner)["infer"] == "is to be done: its code has changed"
+    assert planned(runner)["infer"] == "will be done: its code has changed"
 
 
 def test_force_redoes_everything(runner):
@@ -411,7 +417,7 @@ def test_runs_with_a_shared_folder_do_what_they_have_in_common_once(runner, tmp_
 
 def test_a_run_of_a_sweep_waits_for_another_sweep_that_does_it(runner, tmp_path):
     with ExitStack() as other:
-        other.enter_context(held(tmp_path / "run"))
+        other.enter_context(folder_lock(tmp_path / "run"))
         with pytest.raises(RunError, match="another run holds it"):
             runner()
         threading.Timer(1, other.pop_all().close).start()
@@ -426,7 +432,7 @@ def test_a_step_that_failed_is_not_shared(runner, tmp_path):
 
 def test_a_second_run_in_the_same_folder_says_who_holds_it(runner, tmp_path):
     with (
-        held(tmp_path / "run"),
+        folder_lock(tmp_path / "run"),
         pytest.raises(RunError, match=f"'run': another run holds it .process {os.getpid()} on "),
     ):
         runner()
@@ -445,7 +451,7 @@ def test_a_run_that_is_moved_is_still_done(runner, tmp_path):
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        (None, "is no run"),
+        (None, "is not a run"),
         ("{", "is damaged"),
         ("[]", "is damaged"),
         ('{"format": 99}', "this code reads up to"),
@@ -520,7 +526,7 @@ def started(tmp_path, monkeypatch):
     """A run folder `run` in which load is done."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("helpers.hub.sources.PROJECT", tmp_path)
-    step = begin("load", "run", seed=1)
+    step = start_step("load", "run", seed=1)
     (step.path / "content").write_text("earlier")
     step.finish(examples=1)
     return tmp_path / "run"
@@ -601,8 +607,8 @@ def test_a_closed_output_changes_nothing(tmp_path, redirection):
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
 def test_an_output_without_our_characters_ends_no_run(tmp_path, monkeypatch, encoding):
     monkeypatch.setenv("PYTHONIOENCODING", encoding)
-    code = "from helpers import __main__ as m; from helpers.runs.terminal import View\n"
-    code += "def run():\n    View(m._console()).of()('done', 'load', {'seconds': 1.0})\n"
+    code = "from helpers.runs import cli as m; from helpers.runs.terminal import View\n"
+    code += "def run():\n    View(m.make_console()).listener()('done', 'load', {'seconds': 1.0})\n"
     code += "m.app.command('show')(run); m.main()"
     result = command("-c", code, "show", cwd=tmp_path)
     assert result.returncode == 0 and "01_load" in result.stdout, result.stderr
@@ -683,7 +689,7 @@ mount -o remount,size=1000m {folder} && {python} -m helpers run --run-dir {folde
         (
             1,
             "02_preprocess",
-            "preprocess: the disk is full: make room, and the same command goes on.",
+            "preprocess: the disk is full: free some space, then run the same command again to resume.",
         ),
         pytest.param(
             80,
@@ -724,7 +730,7 @@ def test_two_hundred_runs_leave_nothing_behind(tmp_path, monkeypatch):
     (tmp_path / "temporary").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     monkeypatch.setattr(tempfile, "tempdir", None)
-    what = Specification("run", plan("tiny", {"load.dataset": "empty.jsonl"}))
+    what = RunSpec("run", plan("tiny", {"load.dataset": "empty.jsonl"}))
 
     def state():
         gc.collect()
@@ -739,10 +745,10 @@ def test_two_hundred_runs_leave_nothing_behind(tmp_path, monkeypatch):
         )
 
     for _ in range(5):
-        assert batch.do(what)["status"] == "failed"
+        assert execute_run(what)["status"] == "failed"
     before = state()
     for _ in range(200):
-        assert batch.do(what)["status"] == "failed"
+        assert execute_run(what)["status"] == "failed"
     after = state()
     assert after[:4] == before[:4] and before[:2] == (0, 0)
     assert after[4] < before[4] + 20e6

@@ -16,11 +16,11 @@ import yaml
 from rich.console import Console
 
 from helpers.errors import UserError
-from helpers.runs import run as batch
-from helpers.runs import sweep as sweeps
+from helpers.runs.locking import folder_lock
 from helpers.runs.parameters import STEPS
 from helpers.runs.profiles import PROFILES
-from helpers.runs.sweep import read_sweep, work
+from helpers.runs.sweep import execute_sweep, remaining_steps, run_specs
+from helpers.runs.sweep_file import read_sweep
 from tests import PROJECT
 
 SMALL = {
@@ -47,14 +47,19 @@ def sweep(tmp_path, monkeypatch):
 
 
 def settings(asked):
-    return [dict(variant) for _, variant in asked.runs]
+    return [dict(variant) for variant in asked.variants.values()]
+
+
+def specs_of(asked, folder):
+    return run_specs(asked, [*asked.variants], folder)
 
 
 def test_a_grid_is_every_combination_and_numbers_are_read(sweep):
     asked = sweep("grid:\n  train.learning_rate: [3e-4, 0.001]\n  chunk.block_size: [64, 128]\n")
-    assert [name for name, _ in asked.runs] == ["0", "1", "2", "3"]
+    assert [*asked.variants] == ["0", "1", "2", "3"]
     rates = [
-        w.parameters["train"]["learning_rate"] for w in asked.specifications(PROJECT / "x", 2, 0)
+        w.parameters["train"]["learning_rate"]
+        for w in run_specs(asked, [*asked.variants], PROJECT / "x", 2)
     ]
     assert rates == [3e-4, 3e-4, 1e-3, 1e-3]
 
@@ -92,15 +97,15 @@ def test_a_random_search_is_the_same_for_the_same_seed(sweep):
     ("text", "part"),
     [
         ("gird: {}", "the nearest is 'grid'"),
-        ("grid: {a: 1}", "grid.a is 1: it must be a list"),
+        ("grid: {a: 1}", "grid.a is 1: it must be a non-empty list"),
         ("grid: {a: []}", "grid.a is []"),
         ("grid: {a: [1]}\nlist: [{a: 1}]", "one of grid, list or random"),
-        ("{}", "holds no run"),
+        ("{}", "has no runs"),
         ("- 1", "must be a table"),
-        ("a: [", "is no YAML"),
+        ("a: [", "is not valid YAML"),
         ("random: {runs: 0}", "random.runs is 0"),
         ("random: {runs: 1, seed: , parameters: {a: [1]}}", "random.seed is None"),
-        ("list: [{a: 2026-13-45}]", "is no YAML"),
+        ("list: [{a: 2026-13-45}]", "is not valid YAML"),
         (
             "random: {runs: 2, parameters: {a: {low: 0, high: 1, log: true}}}",
             "logarithmic scale above 0",
@@ -128,7 +133,7 @@ def test_a_sweep_with_a_mistake_is_refused(sweep, text, part):
 
 def test_a_parameter_with_a_mistake_is_refused_before_anything_runs(sweep):
     with pytest.raises(UserError, match="the nearest is 'learning_rate'"):
-        sweep("grid: {train.learning_rat: [1]}").specifications(PROJECT / "x", 1, 0)
+        specs_of(sweep("grid: {train.learning_rat: [1]}"), PROJECT / "x")
 
 
 @pytest.mark.parametrize(
@@ -141,7 +146,7 @@ def test_a_parameter_with_a_mistake_is_refused_before_anything_runs(sweep):
 )
 def test_a_run_that_is_there_twice_is_refused(sweep, text):
     with pytest.raises(UserError, match="Runs 0 and 2 of the sweep are the same"):
-        sweep(text).specifications(PROJECT / "x", 1, 0)
+        specs_of(sweep(text), PROJECT / "x")
 
 
 def test_a_random_search_draws_no_run_twice(sweep):
@@ -157,7 +162,7 @@ def test_planning_reads_no_data_and_one_run_is_planned_by_itself(sweep, tmp_path
 
     def plan(index):
         file, folder = tmp_path / "sweep.yaml", str(tmp_path / "out")
-        return sweeps.main(file, folder, 1, True, None, index, 0, console)
+        return execute_sweep(file, folder, console, dry_run=True, index=index)
 
     console = Console(file=io.StringIO(), width=100)
     assert plan(49) == 0
@@ -171,25 +176,23 @@ def test_planning_reads_no_data_and_one_run_is_planned_by_itself(sweep, tmp_path
 def test_a_folder_that_cannot_be_is_refused(sweep, tmp_path, name):
     sweep("grid: {infer.seed: [1]}")
     with pytest.raises(UserError, match="sweep_dir is .*: it must be the name of a folder"):
-        sweeps.main(
-            tmp_path / "sweep.yaml", name, 1, True, None, None, 0, Console(file=io.StringIO())
-        )
+        execute_sweep(tmp_path / "sweep.yaml", name, Console(file=io.StringIO()), dry_run=True)
 
 
 def test_steps_that_runs_share_are_counted_once(sweep, tmp_path):
     asked = sweep(
         {"grid": {"train.learning_rate": [1e-4, 1e-3, 1e-2], "chunk.block_size": [64, 128]}}
     )
-    count, seconds = work(asked.specifications(tmp_path / "s", 1, 0), None)
+    count, seconds = remaining_steps(specs_of(asked, tmp_path / "s"), None)
     assert count == 1 + 1 + 2 + 6 + 6 + 6 and seconds is None
     (tmp_path / "metrics.json").write_text(json.dumps({f"seconds_{step}": 10 for step in STEPS}))
-    assert work(asked.specifications(tmp_path / "s", 1, 0), tmp_path) == (22, 220)
+    assert remaining_steps(specs_of(asked, tmp_path / "s"), tmp_path) == (22, 220)
 
 
 def test_a_dry_run_shows_the_runs_and_does_nothing(sweep, tmp_path):
     sweep({"grid": {"train.learning_rate": [1e-4, 1e-3]}})
     console = Console(file=io.StringIO(), width=100)
-    sweeps.main(tmp_path / "sweep.yaml", str(tmp_path / "out"), 2, True, None, None, 0, console)
+    execute_sweep(tmp_path / "sweep.yaml", str(tmp_path / "out"), console, jobs=2, dry_run=True)
     said = console.file.getvalue()
     assert (
         "0.0001" in said and "0.001" in said and "2 runs in out, 9 steps to do, 2 at once" in said
@@ -198,12 +201,12 @@ def test_a_dry_run_shows_the_runs_and_does_nothing(sweep, tmp_path):
 
 
 def test_values_in_brackets_are_shown_as_they_are(sweep, tmp_path):
-    from helpers.__main__ import _console
+    from helpers.runs.cli import make_console
 
     sweep({"grid": {"infer.prompt": ["[INST] Hi [/INST]"]}})
-    console = _console()
+    console = make_console()
     console.file = io.StringIO()
-    sweeps.main(tmp_path / "sweep.yaml", str(tmp_path / "out"), 1, True, None, None, 0, console)
+    execute_sweep(tmp_path / "sweep.yaml", str(tmp_path / "out"), console, dry_run=True)
     assert "[INST] Hi [/INST]" in console.file.getvalue()
 
 
@@ -211,9 +214,9 @@ def test_a_run_that_waits_for_another_ends_with_the_sweep(tmp_path):
     stop = threading.Event()
     threading.Timer(0.5, stop.set).start()
     with (
-        batch.held(tmp_path, "x"),
+        folder_lock(tmp_path, "x"),
         pytest.raises(KeyboardInterrupt),
-        batch.held(tmp_path, "x", True, stop),
+        folder_lock(tmp_path, "x", True, stop),
     ):
         pass
 
@@ -221,21 +224,13 @@ def test_a_run_that_waits_for_another_ends_with_the_sweep(tmp_path):
 def test_an_index_beyond_the_runs_and_a_scheduler_that_is_not_there(sweep, tmp_path):
     sweep({"grid": {"train.learning_rate": [1e-4]}})
     with pytest.raises(UserError, match="index is 1: the sweep has 1 runs, choose 0 to 0"):
-        sweeps.main(
-            tmp_path / "sweep.yaml",
-            str(tmp_path / "out"),
-            1,
-            False,
-            None,
-            1,
-            0,
-            Console(file=io.StringIO()),
-        )
+        console = Console(file=io.StringIO())
+        execute_sweep(tmp_path / "sweep.yaml", str(tmp_path / "out"), console, index=1)
 
 
 def test_the_example_is_understood():
     asked = read_sweep(PROFILES / "sweep-tiny.yaml")
-    assert len(asked.specifications(PROJECT / "x", 1, 0)) == len(asked.runs) == 6
+    assert len(specs_of(asked, PROJECT / "x")) == len(asked.variants) == 6
 
 
 def command(folder, *arguments, **how):

@@ -1,0 +1,1 @@
+"""For those who maintain the project: nothing in `helpers` imports it, and it is not installed."""

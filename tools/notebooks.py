@@ -1,0 +1,131 @@
+"""Execute the notebooks, clean and check them, and write them in place: `make notebooks`."""
+
+import base64
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+
+from helpers.errors import UserError
+from helpers.hub.sources import PROJECT
+from helpers.runs.notebook import FOLDER, QUIET, execute, path_of
+from helpers.runs.parameters import STEPS
+
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+MACHINE = re.compile(  # output that depends on the machine: paths, addresses, progress bars
+    re.escape(str(PROJECT)) + r"|(?<![\w.:/])/(home|root|tmp|usr|opt|var|mnt|Users)/\w"
+    r"|[A-Z]:\\|127\.0\.0\.1|object at 0x|\d+%\|"
+)
+
+
+def clean(notebook: NotebookNode) -> NotebookNode:
+    """Keep a notebook's outputs, and remove what execution and the machine have left in it."""
+    notebook.metadata = nbformat.from_dict(METADATA)
+    notebook.cells = [c for c in notebook.cells if "injected-parameters" not in _tags(c)]
+    count = 0
+    for number, cell in enumerate(notebook.cells):
+        tags = _tags(cell)
+        cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
+        cell.id = f"cell-{number:02d}"
+        if cell.cell_type == "code":
+            count += 1  # nbval compares no output of a cell without an execution count
+            cell.execution_count = count
+            cell.outputs = _joined([o for o in cell.outputs if _is_kept(o)])
+            for output in cell.outputs:
+                if output.output_type == "execute_result":
+                    output.execution_count = count
+    return notebook
+
+
+def _tags(cell: NotebookNode) -> list[str]:
+    return cell.metadata.get("tags", [])
+
+
+def _is_kept(output: NotebookNode) -> bool:
+    if output.output_type == "stream":
+        return output.name == "stdout"
+    return "application/vnd.jupyter.widget-view+json" not in output.get("data", {})
+
+
+def _joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Merge adjacent stream outputs: how they were split depends on timing."""
+    joined: list[NotebookNode] = []
+    for output in outputs:
+        if joined and output.output_type == joined[-1].output_type == "stream":
+            joined[-1].text += output.text
+        else:
+            joined.append(output)
+    return joined
+
+
+def problems(path: Path) -> list[str]:
+    """The defects of a committed notebook, one line each."""
+    cells = nbformat.read(path, as_version=4).cells
+    code = [(number, cell) for number, cell in enumerate(cells) if cell.cell_type == "code"]
+    found = []
+    if sum("parameters" in _tags(cell) for _, cell in code) != 1:
+        found.append("not exactly one cell is tagged 'parameters'")
+    lengths = sorted(len(cell.source.splitlines()) for _, cell in code)
+    if (median := lengths[len(lengths) // 2]) >= 8:
+        found.append(f"the median code cell has {median} lines")
+    for count, (number, cell) in enumerate(code, 1):
+        found += [f"cell {number} {problem}" for problem in _cell_problems(cell, count)]
+    return found
+
+
+def _cell_problems(cell: NotebookNode, count: int) -> Iterator[str]:
+    if re.search(r"^\s*(async )?def |^\s*class ", cell.source, re.M) and "shown" not in _tags(cell):
+        yield "defines something, and is not tagged 'shown'"
+    if cell.execution_count != count:
+        yield "was not executed in a run from top to bottom"
+    for output in cell.outputs:
+        data = output.get("data", {})
+        text = f"{output.get('text', '')}{ {k: v for k, v in data.items() if 'image' not in k} }"
+        if machine := MACHINE.search(text):
+            yield f"has an output that depends on the machine: {machine[0]!r}"
+        if "image/png" in data and not output.metadata.get("image/png", {}).get("alt"):
+            yield "has a figure without alt text"
+        if output.output_type == "error" and "raises-exception" not in _tags(cell):
+            yield "ends with an error"
+        if output.get("name") == "stderr":
+            yield "has output on stderr"
+
+
+def _write_losses_picture(notebook: NotebookNode) -> None:
+    """Write the last picture of the training notebook as the README's."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    images = [o.data["image/png"] for o in outputs if "image/png" in o.get("data", {})]
+    (FOLDER / "losses.png").write_bytes(base64.b64decode(images[-1]))
+
+
+def main() -> None:
+    """Execute, clean, check and write every notebook; exit with status 1 if one has a problem."""
+    os.environ |= QUIET
+    failed = False
+    with tempfile.TemporaryDirectory() as folder:
+        for step in STEPS:
+            path = path_of(step)
+            try:
+                execute(step, Path(folder) / path.name, {})
+            except UserError as error:
+                sys.exit(str(error))
+            notebook = clean(nbformat.read(Path(folder) / path.name, as_version=4))
+            nbformat.write(notebook, path)
+            if step == "train":
+                _write_losses_picture(notebook)
+            found = problems(path)
+            failed |= bool(found)
+            print(f"{path.name}: {'; '.join(found) or 'executed, clean'}")
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()
