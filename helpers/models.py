@@ -229,7 +229,7 @@ def _device() -> str:
 
 
 def fuse_gelu(model: "PreTrainedModel") -> None:
-    """Replace the activation of GPT-2 and similar models by PyTorch's fused one, which is faster."""
+    """Replace the activation of GPT-2 and its kin by PyTorch's fused one, which is faster."""
     import torch
     from transformers.activations import NewGELUActivation
 

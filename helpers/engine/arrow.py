@@ -1,4 +1,4 @@
-"""Data sets as folders of Arrow files: the form of `save_to_disk`, the same bytes for the same rows."""
+"""Data sets as folders, in the form of `save_to_disk`: the same bytes for the same rows."""
 
 import json
 from collections.abc import Iterable
@@ -34,7 +34,7 @@ def load(folder: Path) -> "DatasetDict":
 def write_split(
     folder: Path, schema: "pa.Schema", batches: Iterable["pa.RecordBatch"]
 ) -> "Dataset":
-    """Write record batches as they come, in the form of `Dataset.save_to_disk`, and memory-map them.
+    """Write record batches as they come, as `Dataset.save_to_disk` would, and memory-map them.
 
     Unlike what `save_to_disk` writes, nothing in `folder` depends on where and when it was written.
     """

@@ -34,7 +34,7 @@ def _hash_of(path: Path) -> bytes:
 
 
 def once(read: Callable[[Path], Result], path: Path) -> Result:
-    """What `read` returns for a file; called again only after the file's size or time has changed."""
+    """What `read` returns for a file; it is called again only after the file has changed."""
     now = path.stat()
     key = (read, now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns)
     if key in _RESULTS:

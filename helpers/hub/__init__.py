@@ -1,1 +1,1 @@
-"""Where models and data come from and where they go to: this machine, the Hugging Face Hub, a package index."""
+"""Where models and data come from and go to: this machine, the Hub, a package index."""

@@ -1,7 +1,7 @@
-"""The Hugging Face Hub: fetching a data set or model once, so that everything after it needs no network.
+"""The Hugging Face Hub: fetching a data set or model once, so that later steps need no network.
 
-What is fetched lies in the cache of `huggingface_hub`, whole; its commit stays the same until it is fetched anew, and is written into a
-run's records. Logging in is never part of a run.
+Copies lie whole in the cache of `huggingface_hub`. Their commit stays the same until they are
+fetched anew, and is written into a run's records. Logging in is never part of a run.
 """
 
 import errno
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from helpers.errors import DataError, ModelError, UserError, first_line
 
-MIRRORS = {  # names under which a data set is known, and where it lies today: the first place that gives it is taken
+MIRRORS = {  # places of a data set that is known under another name; the first that has it is used
     "eli5_category": (
         "dany0407/eli5_category",
         "hf://datasets/rexarski/eli5_category/eli5-category-train.json.gz",
@@ -27,7 +27,7 @@ _ERRORS = {"dataset": DataError, "model": ModelError}
 
 @dataclass(frozen=True)
 class Place:
-    """A repository on the Hub: its id, a revision (branch, tag or commit), and which of its files are meant (all, if empty)."""
+    """A repository on the Hub; a branch, tag or commit of it; a pattern for its files, or ''."""
 
     kind: str
     repo: str
@@ -36,7 +36,11 @@ class Place:
 
 
 def place_of(kind: str, name: str) -> Place:
-    """What `user/name`, `user/name@revision` or `hf://datasets/user/name@revision/file` (`*` stands for anything) mean."""
+    """The place that a name means.
+
+    It is `user/name`, `user/name@revision` or `hf://datasets/user/name@revision/file`, in which `*`
+    stands for anything.
+    """
     if match := _FILE.fullmatch(name):
         return Place(kind, match[1], match[2], match[3])
     repo, _, revision = name.partition("@")
@@ -45,7 +49,7 @@ def place_of(kind: str, name: str) -> Place:
 
 @dataclass(frozen=True)
 class Copy:
-    """A copy in the cache: the name that it was fetched by, its commit, and the folder it lies in."""
+    """A copy in the cache: the name that it was fetched by, its commit, and its folder."""
 
     name: str
     commit: str
@@ -53,61 +57,62 @@ class Copy:
 
     @property
     def files(self) -> list[str]:
-        """The files that a name with a file in it means, as paths; empty where the whole folder is meant."""
+        """Paths of the files that the name means; empty where it means the whole folder."""
         files = place_of("dataset", self.name).files
         return sorted(str(path) for path in self.folder.glob(files)) if files else []
 
 
 def cached(kind: str, name: str) -> Copy | None:
-    """The copy of a data set or model in the cache, or None where it has not been fetched whole. Asks no server."""
+    """The copy in the cache, or None where it has not been fetched whole; no server is asked."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     for candidate in MIRRORS.get(name, (name,)):
+        place = place_of(kind, candidate)
         try:
-            folder = Path(
-                snapshot_download(**_wanted(place_of(kind, candidate)), local_files_only=True)
-            )
+            folder = Path(snapshot_download(**_selection(place), local_files_only=True))
         except (LocalEntryNotFoundError, HFValidationError):
             continue
-        copy, listing = (
-            Copy(candidate, folder.name, folder),
-            folder.parent.parent / "trees" / f"{folder.name}.json",
-        )
-        whole = (
-            kind == "model" or listing.exists()
-        )  # without the listing, nobody knows whether all of the data is there
-        if whole and (copy.files or not place_of(kind, candidate).files):
+        copy = Copy(candidate, folder.name, folder)
+        # without the list of its files, a data set may have been fetched in part
+        listing = folder.parent.parent / "trees" / f"{folder.name}.json"
+        if (kind == "model" or listing.exists()) and (copy.files or not place.files):
             return copy
     return None
 
 
-def _wanted(place: Place) -> dict[str, object]:
-    """What of a repository is fetched: of a model configuration, tokenizer and safetensors, no pickle and no code; of a data set what is named."""
+def _selection(place: Place) -> dict[str, object]:
+    """Arguments of `snapshot_download`: what of a repository is fetched.
+
+    Of a model, these are configuration, tokenizer and safetensors, no pickles and no code.
+    """
+    allowed, ignored = place.files or None, [".gitattributes"]
     if place.kind == "model":
-        files = {
-            "allow_patterns": ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"],
-            "ignore_patterns": ["*/*"],
-        }
-    else:
-        files = {"allow_patterns": place.files or None, "ignore_patterns": [".gitattributes"]}
-    return {"repo_id": place.repo, "repo_type": place.kind, "revision": place.revision, **files}
+        allowed, ignored = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"], ["*/*"]
+    return {
+        "repo_id": place.repo,
+        "repo_type": place.kind,
+        "revision": place.revision,
+        "allow_patterns": allowed,
+        "ignore_patterns": ignored,
+    }
 
 
 def fetch(kind: str, name: str, command: str | None = None) -> Copy:
-    """Fetch a `dataset` or `model` whole, or what is missing of it, and return its copy; what is there already is not fetched again.
+    """Fetch what is missing of a `dataset` or `model`, and return its copy.
 
-    Raises DataError or ModelError with what to do: where the Hub cannot be reached, `command` is named, which fetches it elsewhere.
+    Raises DataError or ModelError with what to do; where the Hub cannot be reached, that is to run
+    `command` where it can.
     """
-    candidates = MIRRORS.get(name, (name,))
-    for number, candidate in enumerate(candidates):
+    *others, last = MIRRORS.get(name, (name,))
+    for number, candidate in enumerate(others, 1):
         try:
             return _fetch(kind, candidate, command)
         except (DataError, ModelError) as error:
-            if isinstance(error.__cause__, OSError) or number + 1 == len(candidates):
+            if isinstance(error.__cause__, OSError):
                 raise
-            print(f"{error} The next place is tried, {candidates[number + 1]}.")
-    raise AssertionError("a data set has at least one place")
+            print(f"{error} The next place is tried, {[*others, last][number]}.")
+    return _fetch(kind, last, command)
 
 
 def _fetch(kind: str, name: str, command: str | None) -> Copy:
@@ -117,76 +122,67 @@ def _fetch(kind: str, name: str, command: str | None) -> Copy:
     from huggingface_hub.utils import filter_repo_objects, get_session, validate_repo_id
 
     place, api, fail = place_of(kind, name), HfApi(), _ERRORS[kind]
-    wanted, said, here = (
-        _wanted(place),
-        f"{kind} is {name!r}: ",
-        "file" if kind == "dataset" else "folder",
-    )
-    command = (
-        command
-        or f"python -m helpers prefetch -p {'load.dataset' if kind == 'dataset' else 'model'}={name}"
-    )
+    subject, noun = f"{kind} is {name!r}: ", "file" if kind == "dataset" else "folder"
+    selection = _selection(place)
+    parameter = "load.dataset" if kind == "dataset" else "model"
+    command = command or f"python -m helpers prefetch -p {parameter}={name}"
     try:
         validate_repo_id(place.repo)
         get_session().head(api.endpoint, timeout=3)
         info = api.repo_info(
             place.repo, repo_type=kind, revision=place.revision, files_metadata=True, timeout=30
         )
-        patterns = {key: value for key, value in wanted.items() if key.endswith("patterns")}
-        files = list(
-            filter_repo_objects(info.siblings, **patterns, key=lambda file: file.rfilename)
-        )
+        patterns = {key: selection[key] for key in ("allow_patterns", "ignore_patterns")}
+        files = list(filter_repo_objects(info.siblings, **patterns, key=lambda f: f.rfilename))
         if not files:
-            raise fail(f"{said}{place.repo} has no file {place.files or 'that would do'}.")
+            raise fail(f"{subject}{place.repo} has no file {place.files or 'that would do'}.")
         size = sum(file.size or 0 for file in files)
         print(
             f"Fetching {name} at commit {info.sha[:12]}: {len(files)} files, {size / 1e6:,.1f} MB."
         )
-        _check_room(size, said, fail)
-        return Copy(name, info.sha, Path(_patiently(snapshot_download, **wanted)))
+        _check_room(size, subject, fail)
+        return Copy(name, info.sha, Path(_with_retries(snapshot_download, **selection)))
     except HFValidationError:
-        raise fail(
-            f"{said}it is no {here} here, and no name on the Hub, which is USER/NAME."
-        ) from None
+        why = f"it is no {noun} here, and no name on the Hub, which is USER/NAME."
+        raise fail(subject + why) from None
     except HfHubHTTPError as error:
-        raise fail(said + _refusal(error, place)) from None
+        raise fail(subject + _refusal(error, place)) from None
     except (HTTPError, OfflineModeIsEnabled) as error:
         raise fail(
-            f"{said}it is no {here} here, and the Hub does not answer ({type(error).__name__}); "
+            f"{subject}it is no {noun} here, and the Hub does not answer ({type(error).__name__}); "
             f"where there is a network, `{command}` fetches it."
         ) from OSError()
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        why = (
-            "the disk is full: make room, and the same command goes on"
-            if full
-            else first_line(error)
-        )
-        raise fail(f"{said}it could not be fetched ({why}).") from None
+        why = "the disk is full: make room, and the same command goes on"
+        why = why if full else first_line(error)
+        raise fail(f"{subject}it could not be fetched ({why}).") from None
 
 
-def _patiently(download: Callable[..., str], **wanted: object) -> str:
-    """Three attempts while the Hub is unwell: the client asks again by itself where there were too many requests, but not for this."""
+def _with_retries(download: Callable[..., str], **selection: object) -> str:
+    """Try again on server errors, which the client does not; it does on too many requests."""
     from huggingface_hub.errors import HfHubHTTPError
 
     for pause in (1, 4):
         try:
-            return download(**wanted)
+            return download(**selection)
         except HfHubHTTPError as error:
             if error.response.status_code < 500:
                 raise
         time.sleep(pause)
-    return download(**wanted)
+    return download(**selection)
 
 
-def _check_room(size: int, said: str, fail: type[UserError]) -> None:
+def _check_room(size: int, subject: str, fail: type[UserError]) -> None:
+    """Refuse a download of more bytes than are free where the cache is."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    there = next(p for p in [Path(HF_HUB_CACHE), *Path(HF_HUB_CACHE).parents] if p.exists())
-    free = shutil.disk_usage(there).free
+    cache = Path(HF_HUB_CACHE)
+    free = shutil.disk_usage(next(p for p in [cache, *cache.parents] if p.exists())).free
     if size > free:
         raise fail(
-            f"{said}it needs {size / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free in the cache: make room, or set HF_HOME to another disk."
+            f"{subject}it needs {size / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free in the "
+            "cache: make room, or set HF_HOME to another disk."
         )
 
 
@@ -199,36 +195,47 @@ def _refusal(error: Exception, place: Place) -> str:
         RevisionNotFoundError,
     )
 
-    status = error.response.status_code
-    page = f"https://huggingface.co/{'datasets/' if place.kind == 'dataset' else ''}{place.repo}"
+    status, is_data = error.response.status_code, place.kind == "dataset"
     if isinstance(error, GatedRepoError):
-        return f"it is gated: ask for access on {page}" + (
-            "." if get_token() else f", then {LOG_IN}."
-        )
+        page = f"https://huggingface.co/{'datasets/' if is_data else ''}{place.repo}"
+        return f"it is gated: ask for access on {page}{'' if get_token() else f', then {LOG_IN}'}."
     if isinstance(error, RevisionNotFoundError):
         return f"{place.repo} has no revision {place.revision!r}."
     if status == 401 and get_token():
-        return "the Hub does not accept the token that is set on this machine: log in again with `hf auth login`."
+        return (
+            "the Hub does not accept the token that is set on this machine: log in again with "
+            "`hf auth login`."
+        )
     if isinstance(error, RepositoryNotFoundError) or status == 404:
         return (
-            f"the Hub has no such {'data set' if place.kind == 'dataset' else 'model'} that you may read: look at the name; if it is private, "
-            + ("log in as somebody who may." if get_token() else LOG_IN + ".")
+            f"the Hub has no such {'data set' if is_data else 'model'} that you may read: look at "
+            "the name; if it is private, "
+            f"{'log in with an account that has access' if get_token() else LOG_IN}."
         )
     if status == 429:
-        return "the Hub has had too many requests from here: wait some minutes, or log in, and the same command goes on."
+        return (
+            "the Hub has had too many requests from here: wait some minutes, or log in, and the "
+            "same command goes on."
+        )
     return f"the Hub answers with status {status}: try later, the same command goes on."
 
 
 def login_state() -> str:
-    """Who is logged in to the Hub on this machine, in a sentence that does not show the token. Where no server answers within 3 seconds, it says so."""
+    """Who is logged in to the Hub on this machine, in a sentence without the token.
+
+    It takes 3 seconds at most where no server answers.
+    """
     from huggingface_hub import HfApi, constants, get_token
     from huggingface_hub.utils import get_session
 
     if not get_token():
-        return "Nobody is logged in to the Hub here: public repositories and everything on this machine can be loaded."
+        return (
+            "Nobody is logged in to the Hub here: public repositories and everything on this "
+            "machine can be loaded."
+        )
     try:
         get_session().head(constants.ENDPOINT, timeout=3)
         name = HfApi().whoami()["name"]
-    except Exception:  # whatever it is, it must not stop anybody who does not need the Hub
-        return "A token for the Hub is set on this machine; whose it is could not be asked."
+    except Exception:  # no error may stop a user who does not need the Hub
+        return "A token for the Hub is set on this machine; its owner could not be looked up."
     return f"Logged in to the Hub as {name}: what {name} may read can be loaded."

