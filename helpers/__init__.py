@@ -6,9 +6,9 @@ lets a training survive an interruption, `hub` finds models and data, `runs` kee
 
 import os
 
-# How long a thread of PyTorch's spins at the end of a piece of work, before it sleeps: by default so long that programs
-# beside each other starve one another, kernels and sweeps among them. Read when torch is loaded, by GNU's OpenMP (Linux;
-# in turns of a loop), or by LLVM's and Intel's (macOS and Windows; in milliseconds).
+# How long an idle thread of PyTorch's spins before it sleeps. By default it spins so long that
+# programs side by side starve each other. GNU's OpenMP (Linux) counts turns of a loop, LLVM's and
+# Intel's (macOS and Windows) milliseconds. Read when torch is loaded.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "2500")
     os.environ.setdefault("KMP_BLOCKTIME", "1")

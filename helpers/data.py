@@ -4,31 +4,18 @@ A text is a column, a nested one, a list of texts, chat messages, or several col
 string.
 """
 
-import errno
-import glob
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from helpers.errors import DataError, ParameterError, UserError, first_line, nearest
+from helpers.engine.readers import reader_for, reading_error
+from helpers.errors import DataError, ParameterError, first_line, nearest
 from helpers.hub.sources import locate
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-TEXT = {"path": "text", "encoding": "utf-8-sig"}  # some editors begin a file with a mark
-READERS = {  # arguments of load_dataset, by the ending of a file
-    "json": {"path": "json"},
-    "jsonl": {"path": "json"},
-    "ndjson": {"path": "json"},
-    "csv": {"path": "csv"},
-    "tsv": {"path": "csv", "delimiter": "\t"},
-    "parquet": {"path": "parquet"},
-    "txt": TEXT,
-    "text": TEXT,
-}
 _FIELD = re.compile(r"\{([^{}]+)\}")
 
 
@@ -51,14 +38,14 @@ def load_examples(dataset: str, split: str, configuration: str = "") -> "Dataset
     location = locate("dataset", dataset)
     if location.commit:
         print(f"{location.name} at commit {location.commit}")
-    reader = _reader(dataset, location.folder, location.files, configuration)
+    reader = reader_for(dataset, location.folder, location.files, configuration)
     from_files = "data_files" in reader
     try:
         whole = datasets.load_dataset(**reader, split="train" if from_files else None)
         if from_files:
             whole.data.table.validate(full=True)  # the reader of JSON takes any bytes for UTF-8
     except Exception as error:  # the readers of five formats have no error in common
-        raise _unreadable(dataset, reader, location.folder, error) from None
+        raise reading_error(dataset, reader, location.folder, error) from None
     try:
         examples = datasets.load_dataset(**reader, split=split)
     except (ValueError, AssertionError, KeyError, TypeError, RuntimeError) as error:
@@ -81,58 +68,6 @@ def left_out(examples: "Dataset", split: str) -> int:
     sizes = examples.info.splits
     names = {part.partition("[")[0].strip() for part in split.split("+")} & set(sizes) or set(sizes)
     return sum(sizes[name].num_examples for name in names) - len(examples)
-
-
-def _reader(
-    dataset: str, folder: Path, files: list[str] | None, configuration: str
-) -> dict[str, object]:
-    """The arguments of `load_dataset` for a repository's folder, or for files of one kind."""
-    if files is None:
-        return {"path": str(folder)} | ({"name": configuration} if configuration else {})
-    if configuration:
-        raise ParameterError("configuration", configuration, "a file has none, leave it empty")
-    endings = [Path(f).name.lower().removesuffix(".gz").rpartition(".")[2] for f in files]
-    unknown = [f for f, ending in zip(files, endings, strict=True) if ending not in READERS]
-    if not files or unknown:
-        name, known = Path(unknown[0]).name if unknown else dataset, ", .".join(READERS)
-        raise DataError(
-            f"dataset is {name!r}: a file must end in .{known}, or one of these and .gz."
-        )
-    reader = READERS[endings[0]]
-    if any(READERS[ending] != reader for ending in endings):
-        raise DataError(
-            f"dataset is {dataset!r}: its files are of several kinds, name those of one."
-        )
-    return reader | {"data_files": [glob.escape(file) for file in files]}
-
-
-def _unreadable(
-    dataset: str, reader: dict[str, object], folder: Path, error: Exception
-) -> UserError:
-    """What an error of `load_dataset` means, and what to do."""
-    full = getattr(error.__cause__, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-    if full or "enough disk space" in str(error):
-        why = (
-            "there is no room for it in the cache of datasets, make room or set HF_DATASETS_CACHE "
-            "to a folder on another disk"
-        )
-    elif "data files found" in str(error) and any(folder.glob("*.py")):
-        why = (
-            "it is a Python script, which the library does not run any more; look for a copy in "
-            f"plain files, or try '{dataset.partition('@')[0]}@refs/convert/parquet'"
-        )
-    elif "BuilderConfig" in str(error) or "onfig name is missing" in str(error):
-        needed = f"{dataset!r} has others ({' '.join(str(error).split()).rstrip('.')})"
-        return ParameterError("configuration", reader.get("name", ""), needed)
-    else:
-        reason = first_line(error.__cause__ or error)
-        if re.search("utf-?8", reason, re.IGNORECASE):
-            reason += "; convert it to UTF-8"
-        elif reason == "Couldn't cast":
-            reason += "; its records must have the same fields"
-        kind = f" as {reader['path']}" if "data_files" in reader else ""
-        why = f"nothing in it could be read{kind} ({reason})"
-    return DataError(f"dataset is {dataset!r}: {why}.")
 
 
 def drop_empty(examples: "Dataset", text_column: str) -> "Dataset":

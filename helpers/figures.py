@@ -1,6 +1,5 @@
 """Figures for the notebooks and the report, each with alternative text for screen readers."""
 
-import base64
 import html
 import io
 import re
@@ -41,12 +40,6 @@ def picture(figure: "Figure", alt: str) -> "Image":
     from IPython.display import Image
 
     return Image(png(figure), alt=alt, width=int(figure.get_figwidth() * 100))
-
-
-def html_picture(figure: "Figure", alt: str) -> str:
-    """The figure as an HTML element that needs no other file."""
-    data = base64.b64encode(png(figure)).decode()
-    return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{data}">'
 
 
 def draw_blocks(blocks: "Dataset", block_size: int, count: int = 12) -> "Figure":
@@ -125,23 +118,13 @@ def draw_lines(
     figure, ax = axes()
     for (name, (x, y)), colour in zip(lines.items(), COLOURS, strict=False):
         ax.plot(x, y, color=colour, marker="o", label=name)
-    _logarithmic(ax, x)
+    logarithmic(ax, x)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.legend(frameon=False)
     return figure
 
 
-def draw_points(x: list[float], y: list[float], xlabel: str, ylabel: str) -> "Figure":
-    """Points, over a logarithmic x axis if x is positive and spans a factor of 2 or more."""
-    figure, ax = axes()
-    ax.plot(x, y, "o", color=COLOURS[0])
-    if min(x) > 0 and max(x) >= 2 * min(x):
-        _logarithmic(ax, x)
-    ax.set(xlabel=xlabel, ylabel=ylabel)
-    return figure
-
-
-def _logarithmic(ax: object, x: list[float]) -> None:
+def logarithmic(ax: object, x: list[float]) -> None:
     """Make the x axis logarithmic, with the values as ticks, except those that would overlap."""
     ticks: list[float] = []
     apart = max(1.25, (max(x) / min(x)) ** 0.1)

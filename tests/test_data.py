@@ -11,7 +11,8 @@ import pytest
 from datasets import Dataset
 from rich.console import Console
 
-from helpers.data import READERS, drop_empty, left_out, load_examples, texts
+from helpers.data import drop_empty, left_out, load_examples, texts
+from helpers.engine.readers import READERS
 from helpers.errors import DataError, ParameterError
 from helpers.hub import download as hub
 from helpers.hub import sources as sources_module

@@ -15,13 +15,12 @@ from helpers.figures import (
     draw_blocks,
     draw_lines,
     draw_losses,
-    draw_points,
     heat_map,
-    html_picture,
     losses_of,
     picture,
     png,
 )
+from helpers.runs.report import draw_points, html_picture
 
 HISTORY = [
     {"step": 10, "epoch": 0.5, "train_loss": 3.0},

@@ -1,1 +1,1 @@
-"""A run as a folder, and many of them: parameters, processes, sweeps, comparison, reports, the command line."""
+"""A run as a folder, and many of them: parameters, processes, sweeps, reports, the command line."""

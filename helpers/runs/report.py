@@ -1,5 +1,7 @@
 """A run on one page: `report.html`, which needs no network and can be printed."""
 
+import base64
+import html
 import json
 import os
 import shlex
@@ -7,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from helpers.errors import RunError
-from helpers.figures import draw_bars, draw_losses, draw_points, html_picture
+from helpers.figures import COLOURS, axes, draw_bars, draw_losses, logarithmic, png
 from helpers.runs.folder import Run
 from helpers.runs.parameters import STEPS, folder_of
 from helpers.runs.rendering import render, write_text
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
 
 def fresh_records(run: Run) -> dict[str, dict]:
@@ -108,3 +111,19 @@ def _figure(table: "pd.DataFrame", name: str) -> str:
     values, perplexities = ordered[name].tolist(), ordered["perplexity"].tolist()
     figure = draw_points(values, perplexities, name, "perplexity")
     return html_picture(figure, f"Perplexity against {name}; the best run has {name} = {best}.")
+
+
+def draw_points(x: list[float], y: list[float], xlabel: str, ylabel: str) -> "Figure":
+    """Points, over a logarithmic x axis if x is positive and spans a factor of 2 or more."""
+    figure, ax = axes()
+    ax.plot(x, y, "o", color=COLOURS[0])
+    if min(x) > 0 and max(x) >= 2 * min(x):
+        logarithmic(ax, x)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    return figure
+
+
+def html_picture(figure: "Figure", alt: str) -> str:
+    """The figure as an HTML element that needs no other file."""
+    data = base64.b64encode(png(figure)).decode()
+    return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{data}">'
