@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A mistake that its reader can mend: the message says what is wrong, with which value, and what would do."""
+    """A mistake that the user can correct: the message has the value and what is needed."""
 
     def _render_traceback_(self) -> list[str]:
         """What IPython prints in place of a traceback."""
@@ -32,12 +32,12 @@ class RunError(UserError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`the nearest is 'x'` where something in `known` is close to `name`, else a list of what there is."""
+    """`the nearest is 'x'` for a name close to one in `known`, else a list of those."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1)
     return f"the nearest is {close[0]!r}" if close else f"there are {', '.join(known)}"
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of a library says, in one line without its full stop, to stand inside a sentence of ours."""
+    """The first line of a library's error without its full stop, to be part of a sentence."""
     return str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
