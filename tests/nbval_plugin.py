@@ -1,8 +1,8 @@
-"""The notebooks as tests: nbval, made to run them small, offline and in a fresh run folder, and cured of what it lets through.
+"""The notebooks as tests: nbval, with smaller values, offline, in a fresh run folder, and stricter.
 
-nbval waits the whole cell timeout for a kernel that is dead, goes on after a failure, and takes a cell for good as long as no error
-message reaches it. Here the kernel is watched while a cell runs, the kernel's own verdict on the cell counts, and what follows a
-failed cell is skipped.
+nbval waits the whole cell timeout for a dead kernel, continues after a failure, and passes a cell
+if no error message reaches it. Here the kernel is watched while a cell runs, its own verdict on the
+cell counts, and what follows a failed cell is skipped.
 """
 
 import os

@@ -142,7 +142,7 @@ def explanation(table: "pd.DataFrame") -> str:
 def show_comparison(
     folders: Sequence[Path], csv: Path | None, html: Path | None, console: Console
 ) -> None:
-    """Print the comparison of complete runs, and write it as CSV and as one HTML page if asked."""
+    """Print the comparison of complete runs, and write it as CSV and HTML where a path is given."""
     for folder in folders:
         read_record(resolve(folder), complete=True)
     csv, html = (path and resolve(path) for path in (csv, html))
