@@ -1,4 +1,4 @@
-"""The negative log likelihood of each token under a causal language model, with little memory.
+"""The negative log likelihood of each token under a model.
 
 Windows of many documents are sorted by length and scored together, see `helpers.engine.batches`.
 """

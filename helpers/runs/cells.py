@@ -20,7 +20,7 @@ def shell() -> "InteractiveShell | None":
 
 
 class Cells:
-    """The cells that this process has run, by their ids, or by their source where they have none."""
+    """The cells that this process has run, by their ids, or by their source if they have none."""
 
     def __init__(self):
         self._active, self._current, self._first, self._last = False, "", "", ""

@@ -179,7 +179,7 @@ def train(
     setting: Settings = None,
     nproc: Annotated[int, typer.Option(min=1, help="How many processes, one for each device.")] = 1,
 ) -> None:
-    """Train on several devices; also with `torchrun …` or `accelerate launch … -m helpers train`."""
+    """Train on several devices; also by `torchrun …` or `accelerate launch … -m helpers train`."""
     from helpers.runs.distributed import train as train_together
 
     folder, profile, settings, notices = _resumed(run_dir, profile, setting)

@@ -74,7 +74,7 @@ def _imports(text: str) -> list[tuple[int, str, tuple[str, ...]]]:
 
 
 def _modules(imports: list[tuple[int, str, tuple[str, ...]]], package: str) -> set[str]:
-    """What imports in `package` may load of this package: modules, and names that may be modules."""
+    """What imports in `package` may load: modules of this package, and names that may be ones."""
     found: set[str] = set()
     for level, module, names in imports:
         if level:

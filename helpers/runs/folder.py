@@ -85,8 +85,9 @@ class Run:
             self._recover(step)
         except Timeout:
             raise RunError(
-                f"run_dir is {self.given!r}: {_read(holder) or 'another process'} is writing its step "
-                f"{step!r}; wait for it, end it (a notebook: shut its kernel down), or name another."
+                f"run_dir is {self.given!r}: {_read(holder) or 'another process'} is writing its "
+                f"step {step!r}; wait for it, end it (a notebook: shut its kernel down), or name "
+                "another."
             ) from None
         except OSError as error:
             lock.release()

@@ -4,7 +4,7 @@
 def flatten_definitions(rows: list[dict[str, object]]) -> dict[str, object]:
     """The rows of `helpers.perplexity.definitions` under one name for each value.
 
-    `perplexity_base` is the rolling one, other definitions are named: `perplexity_stride_base`. What
+    `perplexity_base` is the rolling one; others are named, such as `perplexity_stride_base`. What
     is the same for all models has no model in its name: `context_rolling`, `tokens_stride`.
     """
     metrics = {}

@@ -201,7 +201,7 @@ def _checked(step: str, values: dict[str, object]) -> dict[str, object]:
 
 
 def _plain(value: object, is_text: bool) -> object:
-    """A value of Python's own types; a number in a string is parsed, as YAML does not for `1e-4`."""
+    """A value of Python's own types; a number in a string is parsed (YAML leaves `1e-4` one)."""
     if isinstance(value, PurePath):
         value = str(value)
     if type(value).__module__ == "numpy" and hasattr(value, "item"):

@@ -17,7 +17,7 @@ Variant = dict[str, object]  # the settings in which a run differs from the prof
 
 @dataclass(frozen=True)
 class Sweep:
-    """The runs of a sweep: their profile, their common settings, and what varies, by their names."""
+    """The runs of a sweep: their profile, their common settings, and what varies, by name."""
 
     profile: str
     common: Mapping[str, object]

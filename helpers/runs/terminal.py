@@ -106,8 +106,8 @@ def print_summary(run: Run, console: Console) -> None:
     )
     console.print(
         f"tokens: {metrics['tokens_in']:,} in, {metrics['tokens_kept']:,} kept, "
-        f"{metrics['tokens_dropped']:,} dropped; {metrics['train_tokens_per_second']:,.0f} a second "
-        f"in training, {metrics['dtype']} on {metrics['device']}"
+        f"{metrics['tokens_dropped']:,} dropped; {metrics['train_tokens_per_second']:,.0f} a second"
+        f" in training, {metrics['dtype']} on {metrics['device']}"
     )
     if omitted := metrics.get("examples_left_out"):
         console.print(f"examples: {omitted:,} are left out by load.split")
