@@ -528,7 +528,8 @@ def test_a_run_says_what_is_wrong_with_its_model_before_the_first_step(damage, w
         edited(whole / "config.json", architectures=["BertModel"])
     else:
         (whole / "model.safetensors").write_bytes(b"no weights")
-    command = [sys.executable, "-m", "helpers", "run", "--run-dir", "run", "-p", f"model={whole}"]
+    command = [sys.executable, "-m", "helpers", "run", "--run-dir", str(tmp_path / "run")]
+    command += ["-p", f"model={whole}"]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 1 and "Traceback" not in done.stderr

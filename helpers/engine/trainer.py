@@ -166,10 +166,10 @@ class ResumableTrainer(Trainer):
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """Stop after the next step at Ctrl-C or a signal to end; at once at a second one."""
+        """Stop after the next step at Ctrl-C or a signal to end; at once at a second Ctrl-C."""
 
-        def handle(*_) -> None:
-            if self.watch.stop:
+        def handle(number: int, _) -> None:
+            if self.watch.stop and number == signal.SIGINT:
                 raise KeyboardInterrupt
             self.watch.stop = True
 

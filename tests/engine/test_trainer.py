@@ -200,11 +200,14 @@ def test_a_training_that_is_killed_ends_with_the_same_weights(moment, tmp_path, 
     same(finish(tmp_path / "run", **DROPOUT, save_every=0), uninterrupted)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_training_saves_first(number, tmp_path, uninterrupted):
+@pytest.mark.parametrize(
+    "numbers", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGINT, signal.SIGTERM]]
+)
+def test_an_interrupted_training_saves_first(numbers, tmp_path, uninterrupted):
     process = start(tmp_path / "run", **DROPOUT, slow=0.05)
     at_step(process, tmp_path / "run", 17)
-    process.send_signal(number)
+    for number in numbers:  # torchrun sends the second where the first takes its time
+        process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 1 and "interrupted: saved at step" in said
     step = int(said.split("saved at step ")[1].split(";")[0])
