@@ -28,6 +28,7 @@ SMALL = {
     "train.num_train_epochs": 0.3,
     "infer.max_new_tokens": 3,
     "evaluate.stride": 256,
+    "compute_dtype": "float32",  # "auto" may decide otherwise on a busy machine
 }
 
 
