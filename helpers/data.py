@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from helpers.engine.conversations import conversation, is_message
 from helpers.engine.readers import reader_for, reading_error
 from helpers.errors import DataError, ParameterError, first_line, nearest
 from helpers.hub.sources import locate
@@ -165,62 +166,8 @@ def _text(value: object, text_column: str, tokenizer: "PreTrainedTokenizerBase |
     parts = value if isinstance(value, list) else [value]
     if isinstance(value, list) and all(part is None or isinstance(part, str) for part in parts):
         return " ".join(filter(None, parts))
-    if isinstance(value, list) and all(map(_is_message, parts)):
-        return _conversation(value, text_column, tokenizer)
+    if isinstance(value, list) and all(map(is_message, parts)):
+        return conversation(value, text_column, tokenizer)
     kind = type(next((part for part in parts if part is not None), None)).__name__
     needed = f"it holds {kind}, choose a column of texts or of lists of texts"
     raise ParameterError("text_column", text_column, needed)
-
-
-def _is_message(part: object) -> bool:
-    return (
-        isinstance(part, dict)
-        and bool(part.get("role"))
-        and ("content" in part or "tool_calls" in part)
-    )
-
-
-def _conversation(
-    messages: list[dict], text_column: str, tokenizer: "PreTrainedTokenizerBase | None"
-) -> str:
-    """Chat messages as one text, by the tokenizer's chat template where there is a tokenizer."""
-    joined = [message | {"content": _content(message)} for message in messages]
-    if tokenizer is None:
-        return "\n".join(f"{m['role']}: {m['content'] or ''}" for m in joined)
-    if tokenizer.chat_template is None:
-        needed = (
-            "it holds chat messages, and the model's tokenizer has no chat template to write them "
-            "with, choose a model with one, or a column of texts"
-        )
-        raise ParameterError("text_column", text_column, needed)
-    from jinja2 import TemplateError
-
-    in_parts = any(isinstance(message.get("content"), list) for message in messages)
-    try:
-        whole = messages if not in_parts or _renders_parts(tokenizer) else joined
-        return tokenizer.apply_chat_template(whole, tokenize=False)
-    except TemplateError as error:
-        needed = (
-            "the chat template of the model's tokenizer refuses a conversation in it "
-            f"({first_line(error)}), change such messages, or choose a model whose template takes "
-            "them"
-        )
-        raise ParameterError("text_column", text_column, needed) from None
-
-
-def _content(message: dict) -> str | None:
-    """The content of a message, joined where it is given in parts."""
-    content = message.get("content")
-    if isinstance(content, list):
-        return "".join(part.get("text") or "" for part in content)
-    return content
-
-
-def _renders_parts(tokenizer: "PreTrainedTokenizerBase") -> bool:
-    """Whether a chat template renders content in parts; others write the list itself, or fail."""
-    probe = [{"role": "user", "content": [{"type": "text", "text": "probe"}]}]
-    try:
-        rendered = tokenizer.apply_chat_template(probe, tokenize=False)
-    except Exception:  # a template can raise anything
-        return False
-    return "probe" in rendered and "type" not in rendered

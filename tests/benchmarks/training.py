@@ -27,11 +27,12 @@ from transformers import (
 )
 
 from helpers.collation import collate
+from helpers.engine.loaded_model import fuse_gelu
 from helpers.engine.memory import keep_memory
 from helpers.engine.speed import choose_dtype, peak_share
 from helpers.engine.trainer import runtime_arguments
 from helpers.hub.sources import EMBEDDED
-from helpers.models import fuse_gelu, load_tokenizer
+from helpers.models import load_tokenizer
 from helpers.training import BlockTrainer
 from tests.benchmarks.results import record, table, watched
 
