@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from helpers.data import join_columns, select_text
+from helpers.engine.columns import join_columns, select_text
 
 if TYPE_CHECKING:
     import pyarrow as pa

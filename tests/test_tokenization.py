@@ -14,7 +14,8 @@ from datasets import Dataset, Features, Value
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.data import join_columns, load_examples
+from helpers.data import load_examples
+from helpers.engine.columns import join_columns
 from helpers.errors import ParameterError
 from helpers.tokenization import tokenize
 
