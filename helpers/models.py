@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from helpers.engine.loaded_model import (
     check_causal,
     check_loaded,
+    complete_context,
     device,
     fuse_gelu,
     merged,
@@ -18,13 +19,11 @@ from helpers.engine.model_files import (
     check_tokenizer_file,
     refusal,
 )
-from helpers.errors import ModelError, ParameterError, first_line
+from helpers.errors import ModelError, first_line
 from helpers.hub.sources import locate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-CONTEXT = 1024  # tokens, of a model that states no context length
 
 
 def check_model(name: str, command: str | None = None) -> None:
@@ -97,17 +96,7 @@ def load_config(name: str, context: int = 0) -> "PreTrainedConfig":
     if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         why = f"transformers loads no causal language model of type {config.model_type!r}"
         raise refusal(name, why)
-    stated = stated_length(config)
-    if not stated:
-        config.get_text_config().context_length = context or CONTEXT
-        if not context:
-            print(
-                f"The configuration of {name!r} states no context length: {CONTEXT:,} tokens are "
-                "taken, set context for another."
-            )
-    elif context not in (0, stated):
-        needed = f"the configuration of {name!r} states {stated:,}, leave it at 0"
-        raise ParameterError("context", context, needed)
+    complete_context(name, config, context)
     return config
 
 

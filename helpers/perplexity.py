@@ -5,7 +5,6 @@ rolling log likelihood of lm-evaluation-harness, `score_stride` the overlapping 
 documentation of transformers, `score_blocks` the evaluation loss of the guide.
 """
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -201,17 +200,13 @@ def _score(
     """A Score from the nats of adjacent documents, `lengths` tokens long."""
     scored = ~np.isnan(nats)
     before, ends = np.concatenate([[0], np.cumsum(scored)]), np.cumsum(lengths)
-    hashed = windows.ids.tobytes() + scored.tobytes() + lengths.tobytes()
-    digest = hashlib.blake2b(hashed, digest_size=16)
-    for text in texts:
-        digest.update(text.encode() + b"\0")
     return Score(
         *definition,
         token_nats=nats[scored],
         tokens=before[ends] - before[ends - lengths],
         bytes=np.array([len(t.encode()) for t in texts]),
         words=np.array([len(t.split()) for t in texts]),
-        text=digest.hexdigest(),
+        text=windows.fingerprint(scored, lengths, texts),
     )
 
 
@@ -275,13 +270,10 @@ def compare(base: Score, tuned: Score, seed: int = 0, samples: int = 2000) -> di
     for name in ("definition", "context", "stride", "text"):
         one, other = getattr(base, name), getattr(tuned, name)
         if one != other:
-            both = (
-                "on different texts or tokens" if name == "text" else f"by {name} {one} and {other}"
-            )
-            raise ModelError(
-                f"Base and fine-tuned model were scored {both}: their perplexities cannot be "
-                "compared."
-            )
+            both = f"by {name} {one} and {other}"
+            both = "on different texts or tokens" if name == "text" else both
+            scored = f"Base and fine-tuned model were scored {both}"
+            raise ModelError(f"{scored}: their perplexities cannot be compared.")
     some = base.tokens > 0
     if some.sum() < 2:
         raise ModelError("A comparison with an interval needs two documents or more.")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from transformers import TrainerCallback
 
+from helpers.engine.loaded_model import depends_on_others
 from helpers.engine.tiled_loss import use_tiled_loss
 from helpers.engine.trainer import ResumableTrainer
 from helpers.errors import ModelError, ParameterError
@@ -66,13 +67,10 @@ class Samples(TrainerCallback):
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         """Print a text of the base model."""
         if not state.global_step:
-            self._print_text(state, model)
+            self.on_evaluate(args, state, control, model)
 
     def on_evaluate(self, args, state, control, model=None, **kwargs):
         """Print a text of the model as it is now."""
-        self._print_text(state, model)
-
-    def _print_text(self, state, model) -> None:
         text = continue_text(model, self.tokenizer, self.prompt, self.max_new_tokens)
         if state.is_world_process_zero:
             print(f"step {state.global_step}: {' '.join(text.split())} …")
@@ -99,24 +97,19 @@ def check_separable(model: "PreTrainedModel", blocks: "Dataset") -> None:
     if "position_ids" not in blocks.column_names:
         return
     for block in blocks:
-        positions = torch.tensor([block["position_ids"]], device=model.device)
-        starts = (positions[0] == 0).nonzero()[:, 0].tolist()
-        if len(starts) < 2:
-            continue
-        ids = torch.tensor([block["input_ids"]], device=model.device)
-        second = slice(starts[1], (*starts, len(ids[0]))[2])
-        accepted = "position_ids" in inspect.signature(model.forward).parameters
-        extra = {"position_ids": positions} if accepted else {}
-        model.eval()
-        with torch.inference_mode():
-            together = model(input_ids=ids, use_cache=False, **extra).logits[0, second].float()
-            alone = model(input_ids=ids[:, second], use_cache=False).logits[0].float()
-        if (together - alone).abs().max() > 2e-3 * alone.abs().max():
-            raise ModelError(
-                f"A model of type {model.config.model_type!r} lets the documents in a block see "
-                "each other: set chunk.strategy to 'document'."
-            )
+        starts = [i for i, position in enumerate(block["position_ids"]) if position == 0]
+        if len(starts) > 1:
+            break
+    else:
         return
+    accepted = {"position_ids"} & inspect.signature(model.forward).parameters.keys()
+    inputs = {name: torch.tensor([block[name]]) for name in ("input_ids", *accepted)}
+    second = slice(*[*starts, None][1:3])
+    if depends_on_others(model, inputs.pop("input_ids"), second, 2e-3, **inputs):
+        raise ModelError(
+            f"A model of type {model.config.model_type!r} lets the documents in a block see each "
+            "other: set chunk.strategy to 'document'."
+        )
 
 
 def add_lora(model: "PreTrainedModel", rank: int) -> "PeftModel":

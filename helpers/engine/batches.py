@@ -1,11 +1,12 @@
 """Losses of many windows, computed in batches as large as memory allows."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from helpers.engine.memory import tokens_at_once
+from helpers.engine.memory import keep_memory, tokens_at_once
 from helpers.engine.windows import Windows
 from helpers.errors import ModelError
 
@@ -20,7 +21,7 @@ def losses_in_batches(
     """Windows in the given order, longest first, and the losses at their positions.
 
     A batch that does not fit into memory is halved. Logits are computed tile by tile if the model
-    allows it.
+    allows it. Raises ModelError for a loss that is not a number, or a window too large for memory.
     """
     import torch
     from accelerate.utils.memory import should_reduce_batch_size
@@ -53,5 +54,29 @@ def losses_in_batches(
                 raise ModelError(message) from None
             budget = len(chosen) // 2 * longest
             continue
+        finite = np.isfinite(losses)
+        if not finite.all():
+            row = int(np.argmin(finite.all(axis=1)))
+            raise ModelError(
+                f"The model gives {windows.unit} {windows.owners[chosen[row]]} a loss of "
+                f"{losses[row][~finite[row]][0]}: its perplexity is not a number."
+            )
         yield chosen, losses
         order = order[len(chosen) :]
+
+
+@contextmanager
+def ready_to_score(model: "PreTrainedModel") -> Iterator[None]:
+    """A model without dropout, and with its own `forward`; both are restored afterwards.
+
+    A training replaces `forward` by one with a tiled loss, always in bfloat16.
+    """
+    training, replaced = model.training, model.__dict__.pop("forward", None)
+    model.eval()
+    keep_memory()
+    try:
+        yield
+    finally:
+        model.train(training)
+        if replaced is not None:
+            model.forward = replaced

@@ -1,4 +1,4 @@
-"""The texts in a data set's columns: nested ones, lists, chat messages, several in a format string."""
+"""The texts in columns: nested ones, lists, chat messages, several columns in a format string."""
 
 import re
 from collections.abc import Mapping

@@ -8,8 +8,10 @@ from helpers.engine.model_files import refusal
 from helpers.errors import ParameterError, first_line
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedConfig, PreTrainedModel
 
+CONTEXT = 1024  # tokens, of a model that states no context length
 LENGTHS = ["max_position_embeddings", "n_positions", "seq_length", "max_seq_len", "context_length"]
 # types whose positions start after that of the padding token
 AFTER_PADDING = [
@@ -65,15 +67,32 @@ def check_causal(name: str, model: "PreTrainedModel") -> None:
     """
     import torch
 
-    size = model.config.get_text_config().vocab_size
-    ids = torch.tensor([[1, 2, 3, 4]], device=model.device) % size
-    model.eval()
-    with torch.inference_mode():
-        longer = model(input_ids=ids, use_cache=False).logits[0, :3].float()
-        shorter = model(input_ids=ids[:, :3], use_cache=False).logits[0].float()
-    if (longer - shorter).abs().max() > 1e-4 * shorter.abs().max():
+    ids = torch.tensor([[1, 2, 3, 4]]) % model.config.get_text_config().vocab_size
+    if depends_on_others(model, ids, slice(3), 1e-4):
         why = "its predictions depend on the tokens after them, so it is no causal language model"
         raise refusal(name, why)
+
+
+def depends_on_others(
+    model: "PreTrainedModel",
+    ids: "torch.Tensor",
+    part: slice,
+    tolerance: float,
+    **inputs: "torch.Tensor",
+) -> bool:
+    """Whether the logits of a `part` of some tokens change if the others are left out.
+
+    `ids` and further `inputs` of the model are (1, tokens), `tolerance` is a share of the largest
+    logit.
+    """
+    import torch
+
+    model.eval()
+    ids, inputs = ids.to(model.device), {k: v.to(model.device) for k, v in inputs.items()}
+    with torch.inference_mode():
+        together = model(input_ids=ids, use_cache=False, **inputs).logits[0, part].float()
+        alone = model(input_ids=ids[:, part], use_cache=False).logits[0].float()
+    return bool((together - alone).abs().max() > tolerance * alone.abs().max())
 
 
 def device() -> str:
@@ -109,3 +128,21 @@ def stated_length(config: "PreTrainedConfig") -> int | None:
     length = next((length for length in lengths if isinstance(length, int) and length > 0), None)
     after = text.pad_token_id + 1 if text.model_type in AFTER_PADDING else 0
     return length and length - after
+
+
+def complete_context(name: str, config: "PreTrainedConfig", context: int) -> None:
+    """Write a context length, `context` or 1,024, into a configuration that states none.
+
+    Raises ParameterError for a `context` other than the stated one, if it is not 0.
+    """
+    stated = stated_length(config)
+    if not stated:
+        config.get_text_config().context_length = context or CONTEXT
+        if not context:
+            print(
+                f"The configuration of {name!r} states no context length: {CONTEXT:,} tokens are "
+                "taken, set context for another."
+            )
+    elif context not in (0, stated):
+        needed = f"the configuration of {name!r} states {stated:,}, leave it at 0"
+        raise ParameterError("context", context, needed)

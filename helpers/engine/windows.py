@@ -1,5 +1,6 @@
 """Windows into many documents, cut with arithmetic on whole arrays."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from helpers.engine.blocks import IGNORED
+from helpers.errors import ModelError
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +38,16 @@ class Windows:
     unit: str = "document"
     ignored: np.ndarray | None = None
 
+    def check_vocabulary(self, size: int) -> None:
+        """ModelError for a token that a model with a vocabulary of this size does not know."""
+        if len(self.ids) and (largest := int(self.ids.max())) >= size:
+            owner = self.owners[np.flatnonzero(self.first <= np.argmax(self.ids))[-1]]
+            raise ModelError(
+                f"{self.unit.capitalize()} {owner} has token {largest}, and the model knows 0 to "
+                f"{size - 1}: resize its embeddings (resize_token_embeddings) or use its own "
+                "tokenizer."
+            )
+
     def batch(self, chosen: np.ndarray) -> tuple["torch.Tensor", "torch.Tensor"]:
         """The model's inputs for some windows, and the targets: (windows, longest), int64 each.
 
@@ -53,6 +65,14 @@ class Windows:
                 ids[self.ignored[first:end]] = IGNORED
             targets[row, start - first - 1 : len(ids) - 1] = torch.from_numpy(ids[start - first :])
         return inputs, targets
+
+    def fingerprint(self, scored: np.ndarray, lengths: np.ndarray, texts: Sequence[str]) -> str:
+        """A hash of all tokens, of which are `scored`, of the documents' lengths, and of texts."""
+        hashed = self.ids.tobytes() + scored.tobytes() + lengths.tobytes()
+        digest = hashlib.blake2b(hashed, digest_size=16)
+        for text in texts:
+            digest.update(text.encode() + b"\0")
+        return digest.hexdigest()
 
 
 def rolling_windows(
