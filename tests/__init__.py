@@ -1,4 +1,4 @@
-"""The tests. Some use real text that may lie beside the project, and are skipped where it does not."""
+"""The tests. Some use real text beside the project, and are skipped where it is missing."""
 
 from pathlib import Path
 

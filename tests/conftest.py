@@ -1,4 +1,4 @@
-"""What every test may use: few threads, small models made on the spot, real text where it lies beside the project."""
+"""Fixtures of all tests: few threads, small models, real text where it lies beside the project."""
 
 import os
 from pathlib import Path
@@ -40,7 +40,9 @@ def tokenizer():
 
 @pytest.fixture
 def small_model():
-    """A GPT-2 of 2 layers and 32 wide with random weights (seeded), a vocabulary of 64 and a context of 32; float32, on the CPU."""
+    """A GPT-2 of 2 layers and 32 wide with random weights (seeded), a vocabulary of 64 and a
+    context of 32; float32, on the CPU.
+    """
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 

@@ -1,6 +1,8 @@
-"""A stand-in for the Hugging Face Hub on the loopback address, for the unmodified clients: reading, publishing, and faults on demand.
+"""A stand-in for the Hugging Face Hub on the loopback address, for the unmodified clients: reading,
+publishing, and faults on demand.
 
-Point HF_ENDPOINT at `server.url` and set HF_HUB_DISABLE_XET=1 before any Hugging Face library is imported: use a process of its own.
+Point HF_ENDPOINT at `server.url` and set HF_HUB_DISABLE_XET=1 before any Hugging Face library is
+imported: use a process of its own.
 """
 
 import base64
@@ -47,7 +49,9 @@ class Repository:
 
 @dataclass
 class Fault:
-    """What happens to the next `times` requests whose line matches: a status, a connection cut after some bytes, or silence."""
+    """What happens to the next `times` requests whose line matches: a status, a connection cut
+    after some bytes, or silence.
+    """
 
     pattern: str
     status: int = 0

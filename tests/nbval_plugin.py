@@ -17,14 +17,16 @@ from nbval.plugin import IPyNbCell, IPyNbFile
 
 from helpers.runs.notebook import QUIET
 
-# Before any Hugging Face import: what reaches for the Hub fails at once, and the user's own cache is left alone.
+# Before any Hugging Face import: what reaches for the Hub fails at once, and the user's own cache
+# is left alone.
 os.environ |= {
     **QUIET,
     "HF_HUB_OFFLINE": "1",
     "HF_DATASETS_CACHE": tempfile.mkdtemp(prefix="clm-notebooks-tests-"),
 }
 
-# What is set in a notebook's parameters cell so that it runs small; nothing that a checked output depends on.
+# What is set in a notebook's parameters cell so that it runs small; nothing that a checked output
+# depends on.
 SMALL = {
     "04_train": {
         "num_train_epochs": 0.1,
@@ -35,7 +37,7 @@ SMALL = {
 
 
 def wait_for_reply(kernel, msg_id, timeout=None):
-    """In place of nbval's own wait: look once a second whether the kernel lives, and keep what it replies."""
+    """In place of nbval's wait: check once a second that the kernel lives, and keep its reply."""
     give_up = time.monotonic() + (timeout or float("inf"))
     while time.monotonic() < give_up:
         try:
@@ -73,7 +75,9 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_runtest_setup(item):
-    """Skip what only a person can do, and what comes after a failed cell, in this notebook and in those that build on it."""
+    """Skip what only a person can do, and what comes after a failed cell, in this notebook and in
+    those that build on it.
+    """
     if isinstance(item, IPyNbCell) and item.options["skip"]:
         pytest.skip(
             f"{item.path.stem}, {item.name} is tagged nbval-skip: a person does it, not a run"
@@ -92,7 +96,8 @@ def pytest_runtest_call(item):
             pytest.fail("The cell is tagged raises-exception, and raised nothing.")
         if not item.options["check_exception"] and status != "ok":
             pytest.fail(
-                f"The kernel reports {item.parent.kernel.reply.get('ename', status)}, which nbval did not see."
+                f"The kernel reports {item.parent.kernel.reply.get('ename', status)}, which "
+                "nbval did not see."
             )
     return result
 

@@ -1,7 +1,8 @@
-"""A small training as a program, for the tests that kill it, interrupt it, or run several of it: `python -m tests.small_training FOLDER JSON`.
+"""A small training as a program, for the tests that kill it, interrupt it, or run several of it:
+`python -m tests.small_training FOLDER JSON`.
 
-JSON: settings of TrainingArguments; `save_every` seconds between checkpoints; `slow` seconds more for each step. Leaves
-weights.safetensors and losses.json in FOLDER, and checkpoints while it runs.
+JSON: settings of TrainingArguments; `save_every` seconds between checkpoints; `slow` seconds more
+for each step. Leaves weights.safetensors and losses.json in FOLDER, and checkpoints while it runs.
 """
 
 import json
@@ -56,7 +57,7 @@ def blocks_of(lengths, block_size=16, strategy="document", seed=1):
 
 
 def small(dropout=0.0, seed=0):
-    """A GPT-2 of 2 layers and 32 wide, a vocabulary of 64 and a context of 32, whose loss is that of causal models."""
+    """A GPT-2 of 2 layers, 32 wide, a vocabulary of 64, a context of 32, with the causal loss."""
     torch.manual_seed(seed)
     rates = dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), dropout)
     config = GPT2Config(

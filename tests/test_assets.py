@@ -1,4 +1,4 @@
-"""The embedded data set and base model: what their cards say, and that they are worth learning from."""
+"""The embedded data set and base model: their cards are right, and there is much to learn."""
 
 import json
 import re
@@ -73,8 +73,8 @@ def test_schema(records):
 def test_the_card_states_the_counts(records, answers):
     card = (EMBEDDED["dataset"].parent / "README.md").read_text()
     assert (
-        f"{len(records)} questions with {len(answers)} answers ({sum(len(a.split()) for a in answers):,} words)"
-        in card
+        f"{len(records)} questions with {len(answers)} answers "
+        f"({sum(len(a.split()) for a in answers):,} words)" in card
     )
 
 

@@ -1,4 +1,4 @@
-"""Blocks against a slow oracle, the account of every token, and documents that do not see one another."""
+"""Blocks against a slow oracle, the account of every token, documents kept apart."""
 
 import itertools
 from unittest import mock
@@ -59,7 +59,9 @@ def ways(draw):
 
 
 def slow_pieces(documents, block_size, strategy, eos=EOS, remainder="keep", overlap=0, **_):
-    """Pieces of (token, number of its document, place in it); a padded place has no document. Before lone tokens are dropped."""
+    """Pieces of (token, number of its document, place in it); a padded place has no document.
+    Before lone tokens are dropped.
+    """
     marked = [
         [(t, number, place) for place, t in enumerate([*ids, *([] if eos is None else [eos])])]
         for number, ids in enumerate(documents)
@@ -140,7 +142,10 @@ def test_blocks_and_account_equal_the_slow_oracle(way):
 def test_a_document_is_cut_where_it_lies_in_two_blocks(documents, block_size, strategy):
     pieces = slow_pieces(documents, block_size, strategy)
     assume(any(len(piece) > 1 for piece in pieces))
-    holders = [{i for i, piece in enumerate(pieces) for _, n, _ in piece if n == number} for number in range(len(documents))]  # fmt: skip
+    holders = [
+        {i for i, piece in enumerate(pieces) for _, n, _ in piece if n == number}
+        for number in range(len(documents))
+    ]
     assert chunk_one(documents, block_size, strategy)[1].documents_cut == sum(
         len(h) > 1 for h in holders
     )
@@ -344,7 +349,12 @@ def test_a_stream_gives_the_same_blocks_and_account(documents, block_size, strat
     assume(slow_blocks(documents, block_size, "concat" if strategy == "pack" else strategy))
     with mock.patch("helpers.engine.blocks.WINDOW", window):
         blocks, account = chunk_one(documents, block_size, strategy)
-        stream, accounts = chunk(dataset(documents).to_iterable_dataset(num_shards=min(2, len(documents))), block_size, EOS, strategy)  # fmt: skip
+        stream, accounts = chunk(
+            dataset(documents).to_iterable_dataset(num_shards=min(2, len(documents))),
+            block_size,
+            EOS,
+            strategy,
+        )
         for _ in range(2):  # the second reading counts anew
             assert list(stream) == blocks.to_list()
             assert accounts == account
@@ -451,7 +461,8 @@ def test_a_bad_block_size_is_refused(block_size):
 def test_no_block_at_all_is_refused(documents, strategy):
     with pytest.raises(
         DataError,
-        match=f"No block comes out of the train split: its {len(documents)} documents have 0 tokens",
+        match=f"No block comes out of the train split: its {len(documents)} documents have 0 "
+        "tokens",
     ):
         chunk_one(documents, 2, strategy)
 
@@ -466,5 +477,8 @@ def test_what_is_dropped_is_said_where_it_is_more_than_one_in_a_hundred(capsys):
     chunk_one([[1] * 200], 200)
     assert capsys.readouterr().out == ""
     chunk_one([[1] * 209], 200, remainder="drop")
-    said = "10 of 210 tokens of the train split are dropped (4.8%): 10 of a remainder, 0 alone in a block.\n"
+    said = (
+        "10 of 210 tokens of the train split are dropped (4.8%): 10 of a remainder, 0 alone in "
+        "a block.\n"
+    )
     assert capsys.readouterr().out == said

@@ -43,7 +43,10 @@ def test_labels_are_ignored_by_place_only(way):
 
 def test_end_of_text_is_a_target_unlike_with_the_usual_collator(tokenizer):
     eos = tokenizer.eos_token_id
-    blocks = [{"input_ids": [5, eos, 0, 7, eos], "position_ids": [0, 1, 2, 3, 4]}, {"input_ids": [5, eos], "position_ids": [0, 1]}]  # fmt: skip
+    blocks = [
+        {"input_ids": [5, eos, 0, 7, eos], "position_ids": [0, 1, 2, 3, 4]},
+        {"input_ids": [5, eos], "position_ids": [0, 1]},
+    ]
     assert collate(blocks)["labels"].tolist() == [
         [-100, eos, 0, 7, eos],
         [-100, eos, -100, -100, -100],
@@ -82,7 +85,9 @@ def model(request, small_model):
 
 @pytest.fixture
 def mixed_batch():
-    """Two blocks of several documents, one cut across them, the second shorter; and where each document lies, (row, start, end)."""
+    """Two blocks of several documents, one cut across them, the second shorter; and where each
+    document lies, (row, start, end).
+    """
     generator = torch.Generator().manual_seed(1)
     documents = [
         torch.randint(1, 64, (n,), generator=generator).tolist() for n in (5, 0, 9, 12, 1, 8)
@@ -114,7 +119,15 @@ def test_a_document_in_a_block_is_read_as_if_it_stood_alone(model, mixed_batch, 
 
 def trained_loss(model, batch, folder):
     rows = [{k: v[i] for k, v in batch.items()} for i in range(len(batch["labels"]))]
-    arguments = TrainingArguments(folder, max_steps=1, per_device_train_batch_size=len(rows), use_cpu=True, report_to="none", save_strategy="no", disable_tqdm=True)  # fmt: skip
+    arguments = TrainingArguments(
+        folder,
+        max_steps=1,
+        per_device_train_batch_size=len(rows),
+        use_cpu=True,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+    )
     stack = lambda rows: {k: torch.stack([r[k] for r in rows]) for k in rows[0]}  # noqa: E731
     model.config.use_cache = (
         True  # as most are loaded: left so by Trainer, it would switch the mask off

@@ -89,8 +89,14 @@ def test_the_embedded_examples_have_the_columns_of_eli5_category():
 
 @pytest.mark.parametrize(
     ("split", "expected"),
-    [("train[:3]", [0, 1, 2]), ("train[2:5]", [2, 3, 4]), ("train[-2:]", [10, 11]), ("train[:25%]", [0, 1, 2]), ("train", list(range(12)))],
-)  # fmt: skip
+    [
+        ("train[:3]", [0, 1, 2]),
+        ("train[2:5]", [2, 3, 4]),
+        ("train[-2:]", [10, 11]),
+        ("train[:25%]", [0, 1, 2]),
+        ("train", list(range(12))),
+    ],
+)
 def test_slices_of_the_split(tmp_path, capsys, split, expected):
     WRITERS["x.jsonl"](tmp_path / "x.jsonl")
     examples = load_examples(str(tmp_path / "x.jsonl"), split)
@@ -118,8 +124,14 @@ def test_all_of_a_file_is_taken_unless_the_split_says_otherwise():
 
 
 def test_the_table_of_a_run_says_how_many_examples_the_split_left_out(tmp_path):
-    names = "perplexity_base perplexity_finetuned bits_per_byte_base bits_per_byte_finetuned perplexity_ratio"
-    names += " perplexity_ratio_low perplexity_ratio_high tokens_in tokens_kept tokens_dropped train_tokens_per_second"
+    names = (
+        "perplexity_base perplexity_finetuned bits_per_byte_base bits_per_byte_finetuned "
+        "perplexity_ratio"
+    )
+    names += (
+        " perplexity_ratio_low perplexity_ratio_high tokens_in tokens_kept tokens_dropped "
+        "train_tokens_per_second"
+    )
     metrics = dict.fromkeys(names.split(), 1) | {f"seconds_{step}": 1 for step in STEPS}
     metrics |= {"dtype": "float32", "device": "cpu", "examples_left_out": 44_229}
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
@@ -246,7 +258,8 @@ BROKEN = {
     "half.json": b'[{"a": 1,', "binary.json": BINARY, "empty.json": b"",
     "line.jsonl": b'{"a": 1}\nhello\n', "empty.jsonl": b"",
     "plain.jsonl.gz": b'{"a": 1}\n', "cut.jsonl.gz": gzip.compress(LINES)[:-12],
-    "ragged.csv": b"a,b\n1,2\n1,2,3,4\n", "binary.csv": BINARY, "empty.csv": b"", "plain.csv.gz": b"a,b\n1,2\n",
+    "ragged.csv": b"a,b\n1,2\n1,2,3,4\n", "binary.csv": BINARY, "empty.csv": b"",
+    "plain.csv.gz": b"a,b\n1,2\n",
     "ragged.tsv": b"a\tb\n1\t2\n1\t2\t3\n", "binary.tsv": BINARY,
     "text.parquet": b"hello, I am a text", "empty.parquet": b"",
     "binary.txt": BINARY, "empty.txt": b"", "plain.txt.gz": b"hello\n",
@@ -424,13 +437,17 @@ def test_messages_are_rendered_by_the_chat_template(tokenizer, monkeypatch):
 
 
 def test_a_template_that_refuses_a_message_says_why(tokenizer, monkeypatch):
-    refuses = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}{% endfor %}"
+    refuses = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('System role not "
+        "supported') }}{% endif %}{% endfor %}"
+    )
     monkeypatch.setattr(tokenizer, "chat_template", refuses)
     rows = Dataset.from_dict({"messages": [[{"role": "system", "content": "Be brief."}]]})
     with pytest.raises(ParameterError) as error:
         texts(rows, "messages", tokenizer)
     assert str(error.value) == (
-        "text_column is 'messages': the chat template of the model's tokenizer refuses a conversation in it (System role "
+        "text_column is 'messages': the chat template of the model's tokenizer refuses a "
+        "conversation in it (System role "
         "not supported), change such messages, or choose a model whose template takes them."
     )
 

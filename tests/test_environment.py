@@ -1,4 +1,4 @@
-"""One environment, however it is made: the lock, pyproject.toml, environment.yml, make, and what is installed here."""
+"""One environment, made from the lock, pyproject.toml, environment.yml or make."""
 
 import fnmatch
 import importlib.metadata

@@ -64,7 +64,7 @@ def test_the_base_loss_is_the_first_point_of_the_test_curve():
 
 @pytest.mark.parametrize("first_size", [4, 3])
 def test_blocks_change_colour_where_a_document_begins(first_size):
-    """A document that goes on in the next block keeps its colour; after a block that is not full, a new one begins."""
+    """A document keeps its colour in the next block, unless the block before is not full."""
     blocks = Dataset.from_dict({"position_ids": [[0, 1, 0, 1][:first_size], [0, 1, 2, 0], [0, 1]]})
     shades = draw_blocks(blocks, 4).axes[0].images[0].get_array()
     goes_on = first_size == 4
@@ -123,7 +123,9 @@ def test_points_are_named_by_their_values(x, ticks):
 
 
 def test_a_heat_map_adds_up_the_nats_of_a_word():
-    """Tokens: "Un", "believ", "able", " <b>", "\n", "x"; the line break belongs to the word that follows."""
+    """Tokens: "Un", "believ", "able", " <b>", "\n", "x"; the line break belongs to the word that
+    follows.
+    """
     text, offsets = "Unbelievable <b>\nx", [(0, 2), (2, 8), (8, 12), (12, 16), (16, 17), (17, 18)]
     page = heat_map(
         text, offsets, {"base": np.array([1.0, 2, 3, 4, 5, 6]), "tuned": np.zeros(6)}
@@ -139,7 +141,7 @@ def test_a_heat_map_adds_up_the_nats_of_a_word():
 
 
 def test_letters_can_be_read_on_every_ground():
-    """WCAG's contrast of the letters with their ground, for every word from no surprise to more than any."""
+    """WCAG's contrast of the letters with their ground, for words of every surprise."""
 
     def luminance(colour):
         linear = [

@@ -1,4 +1,6 @@
-"""A prompt continued: by the seed alone, from the distribution that was asked for, within the context, up to the end of text."""
+"""A prompt continued: by the seed alone, from the distribution that was asked for, within the
+context, up to the end of text.
+"""
 
 import copy
 

@@ -1,4 +1,6 @@
-"""On a CUDA device: the same numbers as on the processor, and the whole run there. `make test-gpu` runs it, nothing else does."""
+"""On a CUDA device: the same numbers as on the processor, and the whole run there. `make test-gpu`
+runs it, nothing else does.
+"""
 
 import json
 

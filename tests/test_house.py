@@ -1,4 +1,4 @@
-"""The rules of the house: who may import whom, how large a file may be, and what importing costs."""
+"""The rules of the house: who may import whom, how large a file may be, what importing costs."""
 
 import ast
 import subprocess
@@ -26,7 +26,7 @@ def modules() -> dict[str, Path]:
 
 
 def imports_of(path: Path) -> list[tuple[str, str]]:
-    """What a file imports of the package: (module inside `helpers`, name), '' for a whole module."""
+    """What a file imports of the package: (module in `helpers`, name), '' for a whole module."""
     known, found = modules(), []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -52,7 +52,7 @@ def edges() -> list[tuple[str, str, str]]:
 
 
 def wing(module: str) -> str:
-    """`engine`, `hub`, … for what lies in a wing, `lessons` for what lies directly in the package."""
+    """`engine`, `hub`, … for what lies in a wing, `lessons` for the modules beside the wings."""
     first = module.split(".")[0]
     return first if first in WINGS else "lessons"
 
@@ -139,7 +139,8 @@ def test_files_functions_and_lines_are_short():
 def test_importing_loads_neither_torch_nor_transformers(name):
     if name in SUBCLASSES:
         pytest.skip("it subclasses a class of torch or transformers")
-    code = f"import helpers.{name}, sys; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    code = f"import helpers.{name}, sys; "
+    code += "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     module = code.replace("helpers.__init__", "helpers")
     assert subprocess.run([sys.executable, "-c", module], cwd=PROJECT).returncode == 0
 

@@ -1,4 +1,4 @@
-"""Loading: the precision, loss and cache that models come with, what is refused and how, and the embedded model."""
+"""Loading: the precision, loss and cache of models, refusals, the embedded model."""
 
 import json
 import math
@@ -189,7 +189,8 @@ def test_a_checkpoint_with_a_missing_tensor_is_refused(name, saved):
         load_model(str(saved))
     assert (
         str(error.value)
-        == f"model is {str(saved)!r}: its checkpoint lacks {name}: it is incomplete, fetch or save it anew."
+        == f"model is {str(saved)!r}: its checkpoint lacks {name}: it is incomplete, fetch or "
+        "save it anew."
     )
 
 
@@ -420,7 +421,9 @@ def test_a_tokenizer_that_cannot_be_read_is_found_by_the_check(damage, whole):
 
 @pytest.fixture
 def adapters(whole, tmp_path):
-    """Adapters of the small model as `peft` saves them, that is without configuration and tokenizer, and the model that has them merged."""
+    """Adapters of the small model as `peft` saves them, that is without configuration and
+    tokenizer, and the model that has them merged.
+    """
     torch.manual_seed(1)
     config = LoraConfig(
         r=2, target_modules="all-linear", init_lora_weights=False, fan_in_fan_out=True

@@ -35,5 +35,8 @@ CASES = st.integers(2, 40).flatmap(
 def test_best_fit_decreasing_equals_the_slow_oracle(case):
     capacity, sizes = case
     bins = best_fit_decreasing(np.array(sizes, np.int64), capacity)
-    fill = [sum(s for s, b in zip(sizes, bins, strict=True) if b == number) for number in range(max(bins, default=-1) + 1)]  # fmt: skip
+    fill = [
+        sum(s for s, b in zip(sizes, bins, strict=True) if b == number)
+        for number in range(max(bins, default=-1) + 1)
+    ]
     assert sorted(capacity - f for f in fill) == sorted(slow_best_fit_decreasing(sizes, capacity))

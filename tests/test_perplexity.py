@@ -1,4 +1,6 @@
-"""Perplexity against slow float64 formulas, document by document, window by window, without a batch; and what follows from it."""
+"""Perplexity against slow float64 formulas, document by document, window by window, without a
+batch; and what follows from it.
+"""
 
 import math
 import random
@@ -68,8 +70,10 @@ def log_likelihoods(model, seen):
 
 
 def rolling(model, ids):
-    """lm-evaluation-harness: the tokens are cut into pieces as long as the context; a piece is predicted from the tokens
-    before its last one, as many as the context holds, where a prefix stands before the first token of all."""
+    """lm-evaluation-harness: the tokens are cut into pieces as long as the context; a piece is
+    predicted from the tokens before its last one, as many as the context holds, where a prefix
+    stands before the first token of all.
+    """
     stream, total = [PREFIX, *ids], 0.0
     for first in range(1, len(stream), CONTEXT):
         last = min(first + CONTEXT - 1, len(stream) - 1)
@@ -177,7 +181,7 @@ def test_blocks_against_each_document_by_itself(strategy, small_model, budget):
 
 @pytest.mark.parametrize("ways", [{"remainder": "pad"}, {"strategy": "document", "overlap": 5}])
 def test_tokens_that_are_only_seen_are_not_scored(ways, small_model):
-    """Padding, and what a block repeats of the one before it: each token of a document but its first is scored once."""
+    """With padding and overlap, each token of a document but its first is scored once."""
     lengths = (5, 40, 9, 1)
     tokens = DatasetDict(test=Dataset.from_dict({"input_ids": documents_of(lengths)}))
     blocks, account = chunk(tokens, 16, PREFIX, ways.pop("strategy", "concat"), **ways)
@@ -428,7 +432,9 @@ def test_another_text_another_order_other_tokens_are_told_apart(small_model):
 
 
 def documentations_loop(model, ids, context, stride):
-    """The loop of "Perplexity of fixed-length models", window by window, but that it adds up nats where labels are."""
+    """The loop of "Perplexity of fixed-length models", window by window, but that it adds up nats
+    where labels are.
+    """
     nats, tokens, previous = 0.0, 0, 0
     for begin in range(0, len(ids), stride):
         end = min(begin + context, len(ids))

@@ -1,4 +1,4 @@
-"""What the README says is true: its commands, its files, and the figures that it takes from the notebooks."""
+"""What the README says is true: its commands, its files, its figures from the notebooks."""
 
 import re
 

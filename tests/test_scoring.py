@@ -1,4 +1,6 @@
-"""The engine under perplexity: exact for models that do more with their logits, lean, and not to be stopped by a full memory."""
+"""The engine under perplexity: exact for models that do more with their logits, lean, and not to be
+stopped by a full memory.
+"""
 
 import dataclasses
 import math
@@ -302,7 +304,7 @@ def test_an_output_layer_with_something_behind_it_is_not_sliced(small_model):
 
 
 def test_float32_is_float32_after_a_training_in_bfloat16(small_model):
-    """accelerate replaces the forward of a model by one that computes in bfloat16, and leaves it there."""
+    """accelerate leaves a forward in a model that computes in bfloat16."""
     expected = token_nats(small_model, WINDOWS_64)
     AcceleratorState._reset_state(
         reset_partial_state=True
@@ -335,7 +337,7 @@ def test_an_output_layer_that_does_more_than_a_product_is_not_sliced(small_model
 
 
 def test_a_model_whose_decoder_is_its_output_layer(small_model, monkeypatch):
-    """ModernBERT's decoder names its output layer `decoder`, which transformers takes for the model."""
+    """ModernBERT's head has a layer `decoder`, which transformers takes for the model."""
     monkeypatch.setattr(small_model, "get_decoder", lambda: small_model.lm_head)
     np.testing.assert_allclose(
         token_nats(small_model, WINDOWS_64), slow(small_model, WINDOWS_64), rtol=1e-5

@@ -56,7 +56,9 @@ SLICES = st.tuples(st.integers(0, 30), st.integers(0, 20)).map(
 )
 
 
-TEXT = st.lists(SLICES, max_size=4).map(", ".join) | st.lists(st.sampled_from(["so", "So,", "it"]), max_size=14).map(" ".join)  # fmt: skip
+TEXT = st.lists(SLICES, max_size=4).map(", ".join) | st.lists(
+    st.sampled_from(["so", "So,", "it"]), max_size=14
+).map(" ".join)
 
 
 TEXTS = st.lists(TEXT, min_size=1, max_size=10)

@@ -1,4 +1,6 @@
-"""PyTorch's threads sleep soon when they wait, wherever the package is imported before torch; a user's own setting wins."""
+"""PyTorch's threads sleep soon when they wait, wherever the package is imported before torch; a
+user's own setting wins.
+"""
 
 import json
 import os

@@ -124,7 +124,7 @@ def test_a_column_without_text_is_refused(tokenizer):
 
 
 def test_all_cores_are_used_after_map_has_used_processes(tokenizer):
-    """What `map` with processes leaves behind would keep the tokenizer on one core; only C sees it."""
+    """`map` with processes would leave the tokenizer on one core; only C sees why."""
     libc = ctypes.CDLL(None)
     libc.getenv.restype = ctypes.c_char_p
     examples = Dataset.from_dict({"t": ["Why?", "Because."]})

@@ -1,4 +1,4 @@
-"""Training with transformers' Trainer: losses that are right, that are never dropped, and an end of text that is learned."""
+"""Training with transformers' Trainer: right losses, none dropped, and a learned end of text."""
 
 import copy
 import json
@@ -347,7 +347,7 @@ def test_a_rank_beyond_the_layer_is_refused():
 
 
 def test_documents_must_be_separable():
-    """OPT takes position_ids and lets all documents see each other nevertheless; Bloom does not take them."""
+    """OPT takes position_ids and lets documents see each other all the same; Bloom takes none."""
     torch.manual_seed(0)
     sizes = {
         "hidden_size": 32,

@@ -1,4 +1,6 @@
-"""The whole: one command runs the six notebooks, a second time it has nothing to do, and one change does only what follows from it."""
+"""The whole: one command runs the six notebooks, a second time it has nothing to do, and one change
+does only what follows from it.
+"""
 
 import json
 import re
@@ -11,8 +13,9 @@ from helpers.runs.notebook import PROJECT
 from helpers.runs.parameters import STEPS, folder_of
 
 METRICS = {
-    "perplexity_base", "perplexity_finetuned", "bits_per_byte_base", "bits_per_byte_finetuned", "tokens_in", "tokens_kept",
-    "tokens_dropped", "blocks_train", "blocks_test", "train_tokens_per_second", "device", "dtype",
+    "perplexity_base", "perplexity_finetuned", "bits_per_byte_base", "bits_per_byte_finetuned",
+    "tokens_in", "tokens_kept", "tokens_dropped", "blocks_train", "blocks_test",
+    "train_tokens_per_second", "device", "dtype",
     *(f"seconds_{step}" for step in STEPS),
 }  # fmt: skip
 SMALL = ["-p", "train.num_train_epochs=0.2", "-p", "infer.max_new_tokens=20"]

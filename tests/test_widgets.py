@@ -68,7 +68,7 @@ def test_the_playground_writes_with_every_model_and_explains_a_mistake(tokenizer
     ],
 )
 def test_no_widget_makes_a_batch_run_wait(make, tokenizer):
-    """nbclient answers an Output on the channel on which it waits for the cell's end, and may miss it."""
+    """nbclient answers an Output on the channel on which it waits for the end, and may miss it."""
     before = set(ipywidgets.Widget.get_manager_state()["state"])
     make(tokenizer)
     state = ipywidgets.Widget.get_manager_state()["state"]

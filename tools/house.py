@@ -1,4 +1,4 @@
-"""Draw the house: `python -m tools.house` reads the package's imports and writes `docs/house.svg`."""
+"""Draw the house: `python -m tools.house` reads the package's imports, writes docs/house.svg."""
 
 import ast
 from html import escape
@@ -26,7 +26,8 @@ LESSONS = [  # in reading order: each may import those before it
 LINE, PAD, WIDTH, GAP = 19, 14, 600, 70  # pixels
 LONGEST = 68  # characters about a module
 STYLE = """
-text { font: 13px system-ui, sans-serif; fill: #1f2328; } .name { font-family: ui-monospace, monospace; }
+text { font: 13px system-ui, sans-serif; fill: #1f2328; }
+.name { font-family: ui-monospace, monospace; }
 .title { font-weight: 600; font-size: 15px; } .about { fill: #59636e; }
 rect { fill: #f6f8fa; stroke: #59636e; } path { stroke: #0072b2; fill: none; stroke-width: 2; }
 marker path { fill: #0072b2; stroke: none; } .arrow { fill: #0072b2; font-size: 12px; }
@@ -120,10 +121,15 @@ def draw() -> str:
         f'<text class="arrow" x="{WIDTH / 2 + 10}" y="{head + GAP / 3.2 + 4}">import</text>'
     )
     total = y + max(places["runs"][1], places["workshop"][1])
-    marker = '<marker id="tip" markerWidth="8" markerHeight="8" refX="6" refY="4" orient="auto"><path d="M0 0 L8 4 L0 8 z"/></marker>'
+    marker = (
+        '<marker id="tip" markerWidth="8" markerHeight="8" refX="6" refY="4" '
+        'orient="auto"><path d="M0 0 L8 4 L0 8 z"/></marker>'
+    )
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-2 -2 {right + WIDTH + 4} {total + 4}" role="img" '
-        f'aria-label="The parts of the project and which of them imports which."><style>{STYLE}</style>'
+        '<svg xmlns="http://www.w3.org/2000/svg" '
+        f'viewBox="-2 -2 {right + WIDTH + 4} {total + 4}" role="img" '
+        'aria-label="The parts of the project and which of them imports which.">'
+        f"<style>{STYLE}</style>"
         f"<defs>{marker}</defs>{''.join(parts)}</svg>\n"
     )
 

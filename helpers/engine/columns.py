@@ -55,7 +55,7 @@ def join_columns(
     text_column: str,
     tokenizer: "PreTrainedTokenizerBase | None" = None,
 ) -> list[str]:
-    """The texts that the values of columns, as `select_text` selects them, make; see `helpers.data.texts`."""
+    """The texts that the values of columns make, see `select_text` and `helpers.data.texts`."""
     parts = {
         name: [_text(value, text_column, tokenizer) for value in values]
         for name, values in columns.items()

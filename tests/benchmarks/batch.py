@@ -1,8 +1,10 @@
-"""What the runner itself costs, and what trainings beside each other: `python -m tests.benchmarks.batch`.
+"""What the runner itself costs, and what trainings beside each other: `python -m
+tests.benchmarks.batch`.
 
-One run of the six notebooks, and a sweep of 24, on the embedded default, in empty folders. The work of a run is what its cells take, as papermill
-has measured it; the rest of the command's time is the runner's. `python -m tests.benchmarks.batch beside` measures only the trainings beside
-each other: one, two and three processes that train the embedded model at once.
+One run of the six notebooks, and a sweep of 24, on the embedded default, in empty folders. The work
+of a run is what its cells take, as papermill has measured it; the rest of the command's time is the
+runner's. `python -m tests.benchmarks.batch beside` measures only the trainings beside each other:
+one, two and three processes that train the embedded model at once.
 """
 
 import json
@@ -43,7 +45,9 @@ def timed(*arguments: str) -> float:
 
 
 def cells(folder: Path) -> float:
-    """Seconds that the cells of the notebooks below a folder took; those that runs share, which are links to one file, counted once."""
+    """Seconds that the cells of the notebooks below a folder took; those that runs share, which are
+    links to one file, counted once.
+    """
     found = 0.0
     for path in {path.stat().st_ino: path for path in folder.rglob("0*.ipynb")}.values():
         for cell in json.loads(path.read_text())["cells"]:
@@ -52,7 +56,9 @@ def cells(folder: Path) -> float:
 
 
 def train_in_window(seconds: float) -> None:
-    """Train the embedded model; once warm, say "ready", wait for a line, and print the tokens per second from then on."""
+    """Train the embedded model; once warm, say "ready", wait for a line, and print the tokens per
+    second from then on.
+    """
     import numpy as np
     from datasets import Dataset
     from transformers import TrainerCallback, TrainingArguments
@@ -117,7 +123,10 @@ def measure_beside() -> None:
         for name, environment in SPINNING.items():
             row[name] = ", ".join(f"{speed:,.0f}" for speed in beside(number, environment))
         rows.append(row)
-    text = f"`make bench-batch`. Tokens per second of each, in the same {WINDOW:g} seconds; the embedded model in bfloat16."
+    text = (
+        f"`make bench-batch`. Tokens per second of each, in the same {WINDOW:g} seconds; the "
+        "embedded model in bfloat16."
+    )
     record("Trainings beside each other", f"{text}\n\n{table(rows)}")
 
 
@@ -157,8 +166,10 @@ def main() -> None:
     ]
     text = (
         f"`make bench-batch`, {os.cpu_count()} cores.\n\n{table(rows)}\n\n"
-        f"Training and evaluation in the sweep took {work:,.0f} seconds in all; the sweep took {many / (work / JOBS):.2f} times that, divided by {JOBS}. "
-        f"The runner's own part of it is {own_many / many:.1%}: all that is not in a cell, and {JOBS - 1} of {JOBS} waiting for the last run."
+        f"Training and evaluation in the sweep took {work:,.0f} seconds in all; the sweep "
+        f"took {many / (work / JOBS):.2f} times that, divided by {JOBS}. "
+        f"The runner's own part of it is {own_many / many:.1%}: all that is not in a cell, "
+        f"and {JOBS - 1} of {JOBS} waiting for the last run."
     )
     record("Batch runs", text)
     measure_beside()

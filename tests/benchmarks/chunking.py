@@ -1,7 +1,9 @@
-"""Chunking against the guide's function, itertools and TRL: `python -m tests.benchmarks.chunking [MILLION_TOKENS]`.
+"""Chunking against the guide's function, itertools and TRL: `python -m tests.benchmarks.chunking
+[MILLION_TOKENS]`.
 
-Every contender gets the same documents as token ids in memory and runs in a process of its own. Measured are the best of
-three times (of one, where a run takes more than 20 seconds) and the peak of the memory above what it was before.
+Every contender gets the same documents as token ids in memory and runs in a process of its own.
+Measured are the best of three times (of one, where a run takes more than 20 seconds) and the peak
+of the memory above what it was before.
 """
 
 import itertools
@@ -108,7 +110,13 @@ def measure(name: str, path: str, size: int) -> dict[str, float]:
     added = (
         len(data) if name.startswith("`") and "ids only" not in name and "map" not in name else 0
     )
-    return {"seconds": min(seconds), "tokens": count, "memory": peak / (4 * count), "kept": (kept - added) / count, "filled": kept / (len(blocks) * size)}  # fmt: skip
+    return {
+        "seconds": min(seconds),
+        "tokens": count,
+        "memory": peak / (4 * count),
+        "kept": (kept - added) / count,
+        "filled": kept / (len(blocks) * size),
+    }
 
 
 def repeated(examples: Dataset, column: str, tokens: int, folder: Path) -> tuple[Path, int]:
@@ -130,7 +138,11 @@ def main(tokens: int) -> None:
     sources = [("The embedded data set", "embedded", 0)]
     if REAL_TEXT.exists():
         sources.insert(0, ("ELI5-Category, validation 2, repeated", str(REAL_TEXT), tokens))
-    text = ["`make bench-chunking`. Tokens are those that come in; kept and filled are shares of tokens and of places; memory is the peak above what it was before, in bytes for a byte of int32 ids."]  # fmt: skip
+    text = [
+        "`make bench-chunking`. Tokens are those that come in; kept and filled are shares of "
+        "tokens and of places; memory is the peak above what it was before, in bytes for a byte "
+        "of int32 ids."
+    ]
     with tempfile.TemporaryDirectory() as folder:
         for title, dataset, wanted in sources:
             path, count = repeated(

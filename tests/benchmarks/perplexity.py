@@ -1,7 +1,9 @@
-"""Perplexity beside lm-evaluation-harness and the documentation's loop: `python -m tests.benchmarks.perplexity`.
+"""Perplexity beside lm-evaluation-harness and the documentation's loop: `python -m
+tests.benchmarks.perplexity`.
 
-Two models of 30 million random weights with vocabularies of 50,000 score the embedded test documents, each way in a process of its own.
-Measured are tokens a second, and the peak of anonymous memory above what it is when the model is there and a first text is scored.
+Two models of 30 million random weights with vocabularies of 50,000 score the embedded test
+documents, each way in a process of its own. Measured are tokens a second, and the peak of anonymous
+memory above what it is when the model is there and a first text is scored.
 """
 
 import json
@@ -89,7 +91,9 @@ def ours_stride(
 
 
 def loop(model: PreTrainedModel, tokenizer: Tokenizer, documents: list[str], ids: Ids) -> Result:
-    """Window after window, as in "Perplexity of fixed-length models", with its own count of tokens."""
+    """Window after window, as in "Perplexity of fixed-length models", with its own count of
+    tokens.
+    """
     row = torch.from_numpy(np.concatenate(ids)[None].astype(np.int64))
     nats, tokens, reached = 0.0, 0, 0
     for begin in range(0, row.shape[1], STRIDE):
@@ -125,7 +129,9 @@ def ids_of(tokenizer: Tokenizer, documents: list[str]) -> Ids:
 
 
 def measure(way: str, model_name: str, documents: list[str]) -> dict[str, float]:
-    """One way and one model, in this process; the text is tokenized before, but lm-evaluation-harness does that itself."""
+    """One way and one model, in this process; the text is tokenized before, but
+    lm-evaluation-harness does that itself.
+    """
     disable_progress_bars()
     model, tokenizer = build(model_name), load_tokenizer("embedded")
     ids, first = ids_of(tokenizer, documents), documents[:1]
@@ -171,8 +177,10 @@ def evaluate_metric() -> str:
     there = hasattr(load_tokenizer("embedded"), "special_tokens_map_extended")
     needed = "has" if there else "does not have"
     return (
-        f"The perplexity metric of `evaluate` {evaluate.__version__} {loaded}; where there is a network, it reads "
-        f"`special_tokens_map_extended` of the tokenizer, which this version of transformers {needed}."
+        f"The perplexity metric of `evaluate` {evaluate.__version__} {loaded}; where there "
+        "is a network, it reads "
+        "`special_tokens_map_extended` of the tokenizer, which this version of "
+        f"transformers {needed}."
     )
 
 
@@ -210,12 +218,17 @@ def main() -> None:
             in_process("rolling: `score_documents`", name, 6, times) for times in (1, FACTOR)
         )
         text = [
-            f"`make bench-perplexity`. {name}, 30 million weights, context {CONTEXT}, stride {STRIDE}, float32 if nothing else is said.",
+            f"`make bench-perplexity`. {name}, 30 million weights, context {CONTEXT}, "
+            f"stride {STRIDE}, float32 if nothing else is said.",
             table(rows),
-            f"`score_documents` in {auto}, which is what `auto` takes here, is {', '.join(times)} times as fast as the rows of "
-            f"lm-evaluation-harness, with {', '.join(shares)} times their memory. On a text {FACTOR} times as long ({short['tokens']:,} and "
-            f"{long['tokens']:,} tokens) the peak of the whole process goes from {short['peak'] / 1e6:,.0f} to "
-            f"{long['peak'] / 1e6:,.0f} MB, {long['peak'] / short['peak'] - 1:+.1%}. {evaluate_metric()}",
+            f"`score_documents` in {auto}, which is what `auto` takes here, is "
+            f"{', '.join(times)} times as fast as the rows of "
+            f"lm-evaluation-harness, with {', '.join(shares)} times their memory. On a text "
+            f"{FACTOR} times as long ({short['tokens']:,} and "
+            f"{long['tokens']:,} tokens) the peak of the whole process goes from "
+            f"{short['peak'] / 1e6:,.0f} to "
+            f"{long['peak'] / 1e6:,.0f} MB, {long['peak'] / short['peak'] - 1:+.1%}. "
+            f"{evaluate_metric()}",
         ]
         record(f"Perplexity, {re.sub('-', '', name)}", "\n\n".join(text))
 

@@ -23,7 +23,10 @@ def machine() -> str:
     kind = f"{platform.machine()} processor" + (
         f" with {' and '.join(features)}" if features else ""
     )
-    return f"{os.cpu_count()} cores of an {kind}, {memory:.0f} GiB; Python {platform.python_version()}, PyTorch {torch.__version__}"
+    return (
+        f"{os.cpu_count()} cores of an {kind}, {memory:.0f} GiB; Python "
+        f"{platform.python_version()}, PyTorch {torch.__version__}"
+    )
 
 
 def status(name: str) -> int:
@@ -36,7 +39,7 @@ def status(name: str) -> int:
 
 @contextmanager
 def watched() -> Iterator[dict[str, int]]:
-    """Anonymous memory of this process while the block runs, in bytes: `before`, and `peak`, looked at every 2 ms."""
+    """Anonymous memory of this process in bytes: `before`, and `peak`, sampled every 2 ms."""
     memory, done = dict.fromkeys(("before", "peak"), status("RssAnon")), threading.Event()
 
     def watch() -> None:

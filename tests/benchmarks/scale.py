@@ -1,7 +1,8 @@
 """Chunking of texts that are larger than memory: `python -m tests.benchmarks.scale [MILLIONS ...]`.
 
-Documents of random tokens are generated into an Arrow file, chunked into a folder in a process of its own, and the peak of its
-anonymous memory is taken: what the kernel cannot drop, unlike the pages of the two files.
+Documents of random tokens are generated into an Arrow file, chunked into a folder in a process of
+its own, and the peak of its anonymous memory is taken: what the kernel cannot drop, unlike the
+pages of the two files.
 """
 
 import json
@@ -73,10 +74,23 @@ def main(millions: list[int]) -> None:
                     subprocess.run(command, check=True, capture_output=True, text=True).stdout
                 )
             peaks.append(found["memory"])
-            rows.append({"": strategy, "million tokens": f"{size:,}", "seconds": f"{found['seconds']:.1f}", "million tokens/s": f"{found['tokens'] / found['seconds'] / 1e6:.0f}", "peak memory (MB)": f"{found['memory'] / 1e6:.0f}", "filled": f"{found['filled']:.2%}"})  # fmt: skip
+            rows.append(
+                {
+                    "": strategy,
+                    "million tokens": f"{size:,}",
+                    "seconds": f"{found['seconds']:.1f}",
+                    "million tokens/s": f"{found['tokens'] / found['seconds'] / 1e6:.0f}",
+                    "peak memory (MB)": f"{found['memory'] / 1e6:.0f}",
+                    "filled": f"{found['filled']:.2%}",
+                }
+            )
         slope = np.polyfit(np.array(millions) * 1e6, peaks, 1)[0]
         slopes.append(f"{strategy} {slope:.4f}")
-    head = f"`make bench-chunking`. Blocks of {BLOCK_SIZE:,} with `position_ids`, written to disk (8 bytes a token). Memory is the peak of anonymous memory above what it was before; its slope, in bytes a token: {', '.join(slopes)}."  # fmt: skip
+    head = (
+        f"`make bench-chunking`. Blocks of {BLOCK_SIZE:,} with `position_ids`, written to disk "
+        "(8 bytes per token). Memory is the peak of anonymous memory above what it was before; its "
+        f"slope, in bytes per token: {', '.join(slopes)}."
+    )
     record("Chunking, larger than memory", f"{head}\n\n{table(rows)}")
 
 

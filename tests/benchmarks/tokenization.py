@@ -1,4 +1,6 @@
-"""Tokenization beside one call of the Rust tokenizer and the guide's `map`: `python -m tests.benchmarks.tokenization`."""
+"""Tokenization beside one call of the Rust tokenizer and the guide's `map`: `python -m
+tests.benchmarks.tokenization`.
+"""
 
 import shutil
 import tempfile

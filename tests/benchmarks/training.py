@@ -1,7 +1,9 @@
-"""Training beside the guide's Trainer and a plain loop: `python -m tests.benchmarks.training [cpu|cuda]`.
+"""Training beside the guide's Trainer and a plain loop: `python -m tests.benchmarks.training
+[cpu|cuda]`.
 
-The same model, blocks and batch size, a fixed number of steps, each way in a process of its own. Measured are tokens a second, without the
-first steps, and the peak of memory above what it is with the model there.
+The same model, blocks and batch size, a fixed number of steps, each way in a process of its own.
+Measured are tokens a second, without the first steps, and the peak of memory above what it is with
+the model there.
 """
 
 import json
@@ -119,7 +121,7 @@ def ours(model: PreTrainedModel, blocks: Dataset, batch: int, steps: int, folder
 
 
 def plain(model: PreTrainedModel, blocks: Dataset, batch: int, steps: int, folder: str) -> Times:
-    """A loop in nanoGPT's manner: autocast to bfloat16, AdamW, gradients clipped; compiled on a GPU."""
+    """A loop like nanoGPT's: autocast to bfloat16, AdamW, clipped gradients; compiled on a GPU."""
     device, ends = model.device.type, []
     compiled = torch.compile(model) if device == "cuda" else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, weight_decay=0.01, fused=True)
@@ -199,10 +201,12 @@ def main(device: str) -> None:
         ]
         theirs, loop, kept, mine = (f["speed"] for f in found.values())
         text = [
-            f"`make bench-{'gpu' if device == 'cuda' else 'training'}`. {steps} steps of {batch} blocks of {length} tokens, the median step; "
+            f"`make bench-{'gpu' if device == 'cuda' else 'training'}`. {steps} steps of "
+            f"{batch} blocks of {length} tokens, the median step; "
             f"`BlockTrainer` computes in {choose_dtype()}, which is what `auto` takes here.",
             table(rows),
-            f"`BlockTrainer` is {mine / theirs:.1f} times as fast as the guide's `Trainer`, and {mine / loop:.2f} and {mine / kept:.2f} times as fast as the plain loops.",
+            f"`BlockTrainer` is {mine / theirs:.1f} times as fast as the guide's `Trainer`, "
+            f"and {mine / loop:.2f} and {mine / kept:.2f} times as fast as the plain loops.",
         ]
         record(f"Training, {name}" + (", on a GPU" if device == "cuda" else ""), "\n\n".join(text))
 

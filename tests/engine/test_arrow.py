@@ -87,7 +87,12 @@ def test_two_processes_save_the_same_bytes_and_neither_path_nor_time(tmp_path):
     assert [job.wait(timeout=100) for job in jobs] == [0, 0]
     first, second = (contents(tmp_path / name / "saved") for name in ("first", "second-folder"))
     assert first == second
-    assert {n.split("/")[-1] for n in first} == {"dataset_dict.json", "dataset_info.json", "state.json", "data-00000-of-00001.arrow"}  # fmt: skip
+    assert {n.split("/")[-1] for n in first} == {
+        "dataset_dict.json",
+        "dataset_info.json",
+        "state.json",
+        "data-00000-of-00001.arrow",
+    }
     for held in first.values():
         assert str(tmp_path).encode() not in held and b".jsonl" not in held
         assert (

@@ -35,7 +35,7 @@ def test_a_dtype_that_is_asked_for_is_used(name, monkeypatch):
 
 @pytest.fixture
 def product_takes(monkeypatch):
-    """Sets the seconds of a matrix product by its dtype, on a machine without a GPU; the first of each takes longer."""
+    """Sets the seconds of a matrix product by its dtype, without a GPU; the first takes longer."""
     clock, done = [0.0], []
 
     def set_seconds(**seconds):

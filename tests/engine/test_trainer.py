@@ -1,4 +1,4 @@
-"""A training that is interrupted, cut or out of memory: the same weights whatever happens on the way."""
+"""A training that is interrupted, cut or out of memory ends with the same weights."""
 
 import errno
 import json
@@ -38,7 +38,7 @@ from tests.small_training import made, small, trained, weights
     ],
 )
 def test_accumulated_and_checkpointed_gradients_are_those_of_the_large_batch(settings, tmp_path):
-    """The last step has fewer blocks than the others, and blocks have different numbers of targets."""
+    """The last step has fewer blocks than the others, and blocks differ in their targets."""
     one, other = (
         trained(tmp_path / "a", max_steps=5, optim="sgd"),
         trained(tmp_path / "b", max_steps=5, optim="sgd", **settings),
@@ -100,7 +100,7 @@ def test_of_several_processes_none_cuts_its_batches(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_each_of_several_processes_loads_its_model_onto_its_own_gpu(rank, monkeypatch):
-    """What comes after, a product or a query of free memory, takes the current device: that is chosen first."""
+    """The device is chosen first: a product, or a query of free memory, takes the current one."""
     happened = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -190,7 +190,7 @@ def at_step(process, folder, step):
     "moment", [*range(3), *(pytest.param(n, marks=pytest.mark.full) for n in range(3, 20))]
 )
 def test_a_training_that_is_killed_ends_with_the_same_weights(moment, tmp_path, uninterrupted):
-    """A checkpoint after each step takes longer than the step, so that many of the kills come while one is written."""
+    """A checkpoint takes longer than a step, so that many kills come while one is written."""
     rng = random.Random(moment)
     process = start(tmp_path / "run", **DROPOUT, save_every=0, slow=0.02)
     at_step(process, tmp_path / "run", rng.randrange(1, 44))

@@ -1,4 +1,6 @@
-"""The Hub, played by a stand-in on this machine: fetched once and then without a network, refusals, faults, publishing, and no token anywhere."""
+"""The Hub, played by a stand-in on this machine: fetched once and then without a network, refusals,
+faults, publishing, and no token anywhere.
+"""
 
 import errno
 import io
@@ -268,7 +270,10 @@ def test_the_original_files_stand_in_for_the_plain_copy(server, client):
 
 
 def test_names_revisions_configurations_files_and_columns(server, client):
-    readme = b"---\nconfigs:\n- config_name: a\n  data_files: a.jsonl\n- config_name: b\n  data_files: b.jsonl\n---\n"
+    readme = (
+        b"---\nconfigs:\n- config_name: a\n  data_files: a.jsonl\n- config_name: b\n  "
+        b"data_files: b.jsonl\n---\n"
+    )
     lines = {name: json.dumps({"x": name, "y": {"z": [name, "2"]}}).encode() for name in "ab"}
     server.add(
         "dataset", "me/two", {"README.md": readme, "a.jsonl": lines["a"], "b.jsonl": lines["b"]}
@@ -395,7 +400,8 @@ from helpers.errors import UserError
 from helpers.hub.publishing import publish
 from helpers.hub.sources import EMBEDDED
 try:
-    print(publish(EMBEDDED["model"], "The card of USER/NAME, which is long enough.", sys.argv[1], sys.argv[2] == "private"))
+    card, name, visible = "The card of USER/NAME, which is long enough.", *sys.argv[1:3]
+    print(publish(EMBEDDED["model"], card, name, visible == "private"))
 except UserError as error:
     print("REFUSED", error)
 """
@@ -534,5 +540,8 @@ def test_a_token_in_an_artifact_keeps_it_from_being_kept(tmp_path, name):
 
 def test_what_was_used_is_a_repository_and_a_commit_also_for_single_files(server, client):
     commit = server.add("dataset", "me/data", {"a.jsonl": b'{"x": "y"}'})
-    program = "from helpers.hub.sources import locate; from helpers.runs.origins import sources; n = 'hf://datasets/me/data/a.jsonl'; locate('dataset', n); print(sources({'dataset': n}))"
+    program = (
+        "from helpers.hub.sources import locate; from helpers.runs.origins import sources; n = "
+        "'hf://datasets/me/data/a.jsonl'; locate('dataset', n); print(sources({'dataset': n}))"
+    )
     assert f"'dataset': 'me/data@{commit}'" in client("-c", program).stdout

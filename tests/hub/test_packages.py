@@ -1,4 +1,4 @@
-"""The model that comes as a package: pinned, made once, and refused in a sentence where it cannot be had."""
+"""The model from a package: pinned, made once, refused in a sentence where it cannot be had."""
 
 import subprocess
 from types import SimpleNamespace

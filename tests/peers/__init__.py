@@ -1,1 +1,1 @@
-"""Our numbers beside those of the tools that define them; these are installed by `make test-peers` alone."""
+"""Our numbers beside those of the tools that define them, which `make test-peers` installs."""

@@ -40,7 +40,7 @@ def both(request):
 
 
 def documents():
-    """Short and long ones, with characters of several bytes, and one that is many times as long as the context."""
+    """Short and long ones, with characters of several bytes, and one longer than the context."""
     some = texts(load_examples("embedded", "train"), "answers.text")[:12]
     return ["Why?", "naïve 雪 🙂 – “so”", *some, " ".join(some)]
 

@@ -1,4 +1,4 @@
-"""What a front end makes of a notebook in a real kernel: nothing is finished that is not of one attempt."""
+"""Notebooks in a real kernel, as a front end runs them: no artifact mixes two attempts."""
 
 import json
 
@@ -52,7 +52,8 @@ class Kernel:
         """Send cells one after the other, each when the one before has ended."""
         said = []
         for cell in cells:
-            reply = "aborted"  # by the error of the cell before, which the kernel may not have done with
+            # by the error of the cell before, which the kernel may not have done with
+            reply = "aborted"
             while reply == "aborted":
                 self.send(cell, **how)
                 (reply,) = self.replies()

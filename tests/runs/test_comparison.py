@@ -89,7 +89,7 @@ def test_a_small_difference_that_every_document_shows_is_no_noise(run):
 
 
 def test_runs_that_are_equally_good_are_rarely_called_worse():
-    """The best of ten is the luckiest; that any other of them is called worse must be a matter of 5 % all the same."""
+    """The best of ten is the luckiest, yet another may be called worse in 5 % of cases."""
     draw, wrong = np.random.default_rng(0), 0
     for _ in range(200):
         nats = draw.normal(30, 3, (10, 40))
@@ -123,7 +123,8 @@ def test_a_step_that_was_done_again_is_not_compared_as_it_was(run):
     do(folders[1], "train", "other", {"learning_rate": 0.9})
     with pytest.raises(
         UserError,
-        match=r"b' are not of one run: step 'evaluate' .* made from another 'train'.* --from evaluate`",
+        match=r"b' are not of one run: step 'evaluate' .* made from another 'train'.* --from "
+        r"evaluate`",
     ):
         comparison.comparison(folders)
 

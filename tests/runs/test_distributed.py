@@ -1,4 +1,6 @@
-"""`python -m helpers train`: the notebook's code in one or several processes, the same artifacts, one sentence for an error."""
+"""`python -m helpers train`: the notebook's code in one or several processes, the same artifacts,
+one sentence for an error.
+"""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""A run folder: written whole or not at all, and never used when something in it is missing, stale, edited or newer."""
+"""A run folder: written whole or not at all; what is missing, stale, edited or newer is refused."""
 
 import contextlib
 import hashlib
@@ -73,7 +73,7 @@ class Killed(BaseException):
 
 @contextlib.contextmanager
 def killed_at(k):
-    """From the k-th file-system call on, none succeeds, as if the process had been killed before it."""
+    """From the k-th file-system call on, none succeeds, as if the process had been killed."""
     calls = 0
 
     def dying(real):
@@ -102,7 +102,7 @@ def redo_killed_at(folder, files, k):
 
 
 def check_whole(folder, old, new):
-    """The artifact is the old or the new one to the byte, with the record that belongs to it; return which."""
+    """Check that the artifact is the old or the new one, with its own record; return which."""
     run = Run(folder)
     record = run.record("load")
     if record is None:
@@ -488,7 +488,10 @@ def test_the_record_says_how_and_nothing_about_the_machine(project, tmp_path, mo
     for step in ("load", "preprocess"):
         text = (Run("run").path(step) / "step.json").read_text()
         record = json.loads(text)
-        expected = "format step parameters sources inputs fingerprint code metrics seconds peak_memory_mb device versions"
+        expected = (
+            "format step parameters sources inputs fingerprint code metrics seconds "
+            "peak_memory_mb device versions"
+        )
         assert set(record) == set(expected.split())
         assert not re.search(r'"(/|~|[A-Z]:\\)', text)
         for private in ("canary", "someone", str(tmp_path), str(PROJECT)):
@@ -540,7 +543,7 @@ def test_papermill_injects_an_unknown_parameter_and_begin_refuses_it(tmp_path):
 
 
 def test_what_a_step_keeps_for_another_attempt(three):
-    """It survives an attempt that was interrupted, and goes when the step is complete; it is no part of the artifact."""
+    """It survives an interruption, and goes when the step is complete; no part of the artifact."""
     first = start_step("chunk", str(three))
     first.scratch.mkdir()
     (first.scratch / "half").write_text("done")

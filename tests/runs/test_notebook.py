@@ -1,4 +1,6 @@
-"""The notebooks as files, and what is said where they are edited; and the plugin that runs them as tests lets nothing through."""
+"""The notebooks as files, and what is said where they are edited; and the plugin that runs them as
+tests lets nothing through.
+"""
 
 import json
 import os
@@ -37,7 +39,7 @@ def test_every_code_cell_is_one_for_run_all(step):
 
 @pytest.mark.full
 def test_the_first_three_take_a_time_that_grows_no_faster_than_the_text(tmp_path):
-    """What is quadratic in the guide is shown on a sample; near-duplicates too are found in time."""
+    """What is quadratic in the guide is shown on a sample; near-duplicates are found in time."""
     words, seconds = (
         ["the", "water", "of", "a", "cold", "river", "runs", "to", "sea", "at", "last", "too"],
         [],
@@ -70,7 +72,7 @@ def test_the_first_three_take_a_time_that_grows_no_faster_than_the_text(tmp_path
 
 @pytest.fixture
 def copy_of_project(tmp_path):
-    """Another folder with the package, and notebooks that can be edited; `python(…)` calls it there."""
+    """Another folder with the package and notebooks to edit; `python(…)` runs Python there."""
     (tmp_path / "helpers").symlink_to(PROJECT / "helpers")
     shutil.copytree(PROJECT / "notebooks", tmp_path / "notebooks")
 
@@ -149,8 +151,14 @@ def test_it_can_be_installed_as_a_library(copy_of_project, tmp_path):
     done = python("-m", "pip", "install", *options, str(tmp_path))
     assert done.returncode == 0, done.stderr
     (tmp_path / "helpers").unlink()
-    code = f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); import helpers; print(helpers.__file__)"
-    code += "; from helpers.data import load_examples; from helpers.models import load_model; load_model('embedded')"
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); import helpers; "
+        "print(helpers.__file__)"
+    )
+    code += (
+        "; from helpers.data import load_examples; from helpers.models import load_model; "
+        "load_model('embedded')"
+    )
     used = python("-c", code + "; print(len(load_examples('embedded', 'train')))")
     assert used.returncode == 0, used.stderr
     assert used.stdout.split() == [str(tmp_path / "site" / "helpers" / "__init__.py"), "452"]

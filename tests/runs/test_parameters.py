@@ -1,4 +1,4 @@
-"""What each parameter may be: the table of rules, values from the command line, and the notebooks' own defaults."""
+"""The table of parameters: rules, values from the command line, the notebooks' defaults."""
 
 import math
 import re

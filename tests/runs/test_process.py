@@ -1,4 +1,4 @@
-"""One notebook in a process of its own: how it ends, whatever happens in there, and that nothing is left of it."""
+"""One notebook in a process of its own: how it ends, and that nothing is left of it."""
 
 import json
 import os
@@ -15,7 +15,10 @@ import pytest
 from helpers.runs.process import NotebookProcess, run_notebook
 from tests import PROJECT
 
-RUNS = "import helpers.runs.notebook as n; from pathlib import Path; n.path_of = lambda step: Path({path!r})\n"
+RUNS = (
+    "import helpers.runs.notebook as n; from pathlib import Path; n.path_of = lambda step: "
+    "Path({path!r})\n"
+)
 
 
 @pytest.fixture
@@ -147,7 +150,10 @@ def test_a_stop_before_the_first_cell_ends_at_once(notebook, ahead):
 
 def test_what_a_kernel_has_started_is_ended_and_nothing_else(notebook):
     other = psutil.Popen(["sleep", "60"])
-    cell = "import subprocess; print(subprocess.Popen(['sleep', '77'], start_new_session=True).pid); import time; time.sleep(1); 1/0"
+    cell = (
+        "import subprocess; print(subprocess.Popen(['sleep', '77'], "
+        "start_new_session=True).pid); import time; time.sleep(1); 1/0"
+    )
     notebook(cell)
     assert other.is_running()
     other.kill()
@@ -157,7 +163,10 @@ def test_what_a_kernel_has_started_is_ended_and_nothing_else(notebook):
 
 def test_progress_is_shown_and_no_connection_file_is_left(notebook, tmp_path):
     shown = []
-    cell = "import time; from helpers.engine.progress import Progress; p = Progress(5, 'things'); time.sleep(.3); p.advance(2, 'so'); time.sleep(1)"
+    cell = (
+        "import time; from helpers.engine.progress import Progress; p = Progress(5, 'things'); "
+        "time.sleep(.3); p.advance(2, 'so'); time.sleep(1)"
+    )
     assert notebook(cell, show=shown.append).status == "ok"
     assert shown and shown[-1]["done"] == 2 and shown[-1]["note"] == "so"
     notebook("from ipykernel import get_connection_file as f; print(open(f()).read()[0], f())")
@@ -193,7 +202,10 @@ def kill_one_that_is_gone(self):
     raise psutil.NoSuchProcess(self.pid)
 psutil.Process.kill = kill_one_that_is_gone
 """
-RUN = "import sys; from helpers.runs.run import *; from helpers.runs.profiles import plan; execute_run(RunSpec(sys.argv[1], plan('tiny')))"
+RUN = (
+    "import sys; from helpers.runs.run import *; from helpers.runs.profiles import plan; "
+    "execute_run(RunSpec(sys.argv[1], plan('tiny')))"
+)
 
 
 def running(folder, *command, **variables):
@@ -239,7 +251,7 @@ except KeyboardInterrupt:
 
 @pytest.fixture
 def slow(tmp_path):
-    """A folder in which every step is a notebook that sleeps, and saves something when it is interrupted."""
+    """A folder whose notebooks all sleep, and save something when they are interrupted."""
     metadata = {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}}
     files = {name: str(tmp_path / name) for name in ("began", "saved")}
     cells = [nbformat.v4.new_code_cell(SLOW.format(**files))]

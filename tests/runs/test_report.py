@@ -1,4 +1,4 @@
-"""The pages and the model card: values are shown as they are, links lead somewhere, and nothing stale is reported."""
+"""Report and model card: values as they are, links that lead somewhere, nothing stale."""
 
 import json
 from types import SimpleNamespace

@@ -1,4 +1,6 @@
-"""The batch runner: which parameters a run gets, which steps it does, and what a mistake on the command line looks like."""
+"""The batch runner: which parameters a run gets, which steps it does, and what a mistake on the
+command line looks like.
+"""
 
 import json
 import os
@@ -187,7 +189,9 @@ def test_a_profile_with_a_mistake_is_refused(profile, text, parts):
 
 @pytest.fixture
 def runner(tmp_path, monkeypatch):
-    """Run all steps in the folder `run`, a stand-in for the notebooks; return the steps that were done, and the record or the message."""
+    """Run all steps in the folder `run`, a stand-in for the notebooks; return the steps that were
+    done, and the record or the message.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("helpers.hub.sources.PROJECT", tmp_path)
     monkeypatch.setattr(locking, "PATIENCE", 0.1)
@@ -597,7 +601,10 @@ def test_an_output_that_nobody_reads_ends_quietly(tmp_path, line):
 
 @pytest.mark.parametrize("redirection", [">&-", ">&- 2>&-"])
 def test_a_closed_output_changes_nothing(tmp_path, redirection):
-    line = f"{sys.executable} -m helpers run --run-dir {tmp_path}/run -p load.dataset=missing.jsonl {redirection}"
+    line = (
+        f"{sys.executable} -m helpers run --run-dir {tmp_path}/run -p "
+        f"load.dataset=missing.jsonl {redirection}"
+    )
     result = command_line(["bash", "-c", line], cwd=tmp_path)
     assert result.returncode == 1 and "Traceback" not in result.stderr
     assert "missing.jsonl" in result.stderr or "2>" in redirection
@@ -653,7 +660,10 @@ def test_the_command_that_a_refusal_names_goes_on_with_the_runs_own_settings(tmp
     settings = [word for key, value in chosen.items() for word in ("-p", f"{key}={value}")]
     first = command("-m", "helpers", "run", "--run-dir", str(folder), *settings, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
-    edit = f"from helpers.runs.profiles import plan; p = plan('tiny', ['load.seed=7', 'load.dataset={data}'])['load']; "
+    edit = (
+        "from helpers.runs.profiles import plan; p = plan('tiny', ['load.seed=7', "
+        f"'load.dataset={data}'])['load']; "
+    )
     edit += "from helpers.runs.notebook import execute; from pathlib import Path; "
     edit += f"execute('load', Path('out.ipynb'), p | {{'run_dir': '{folder}'}})"
     assert command("-c", edit, cwd=tmp_path).returncode == 0
@@ -679,7 +689,8 @@ def test_the_command_that_a_refusal_names_goes_on_with_the_runs_own_settings(tmp
 IN_LITTLE_ROOM = """
 mount -t tmpfs -o size={size}m none {folder} && cd {folder} || exit 9
 {python} -m helpers run --run-dir {folder}/run; echo "first $?"; ls -A run
-mount -o remount,size=1000m {folder} && {python} -m helpers run --run-dir {folder}/run; echo "second $?"
+mount -o remount,size=1000m {folder}
+{python} -m helpers run --run-dir {folder}/run; echo "second $?"
 """
 
 
@@ -689,7 +700,8 @@ mount -o remount,size=1000m {folder} && {python} -m helpers run --run-dir {folde
         (
             1,
             "02_preprocess",
-            "preprocess: the disk is full: free some space, then run the same command again to resume.",
+            "preprocess: the disk is full: free some space, then run the same command "
+            "again to resume.",
         ),
         pytest.param(
             80,
@@ -717,7 +729,9 @@ def test_a_disk_that_is_full_is_said_and_with_room_it_goes_on(tmp_path, size, mi
 
 @pytest.mark.full
 def test_two_hundred_runs_leave_nothing_behind(tmp_path, monkeypatch):
-    """Runs whose first notebook fails at once: processes, files in the temporary folder, descriptors and memory stay what they were."""
+    """Runs whose first notebook fails at once: processes, files in the temporary folder,
+    descriptors and memory stay what they were.
+    """
     import gc
     import tempfile
 

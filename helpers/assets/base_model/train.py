@@ -2,10 +2,12 @@
 
 First `python -m helpers.assets.base_model.corpus FOLDER`, then
 
-    python -m helpers.assets.base_model.train FOLDER            # train; model, tokenizer and the curve go beside this file
-    python -m helpers.assets.base_model.train FOLDER --compare  # every recipe for the same time; comparison.json beside this file
+    python -m helpers.assets.base_model.train FOLDER
+    python -m helpers.assets.base_model.train FOLDER --compare
 
-The first goes on from its last checkpoint if it is started again, the second with the recipes that are still to be tried.
+The first trains, and writes model, tokenizer and curve beside this file; it goes on from its last
+checkpoint if it is started again. The second gives every recipe the same time, writes
+comparison.json beside this file, and goes on with the recipes that are still to be tried.
 """
 
 import functools
@@ -38,7 +40,9 @@ PROMPT = "The reason why the sky is blue is that"
 
 @dataclass(frozen=True)
 class Recipe:
-    """A shape of GPT-2 and how it is trained; the rate warms up over 2 % of the time and falls to zero in a straight line."""
+    """A shape of GPT-2 and how it is trained; the rate warms up over 2 % of the time and falls to
+    zero in a straight line.
+    """
 
     layers: int = 4
     width: int = 256
@@ -70,7 +74,7 @@ def documents(path: Path) -> list[str]:
 
 
 def train_tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer with GPT-2's pre-tokenization and one special token, the end of text."""
+    """A byte-level BPE tokenizer with GPT-2's pre-tokenization; the end of text is special."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -98,21 +102,25 @@ def encode(texts: list[str], tokenizer: PreTrainedTokenizerFast) -> list[list[in
 def read(
     folder: Path, vocabulary: int
 ) -> tuple[PreTrainedTokenizerFast, list[list[int]], list[str]]:
-    """A tokenizer, the training documents as token ids, and the documents that are held out, as text."""
+    """A tokenizer, the training documents as token ids, the held-out documents as text."""
     texts = documents(folder / "train.txt")
     tokenizer = train_tokenizer(texts, vocabulary)
     return tokenizer, encode(texts, tokenizer), documents(folder / "held_out.txt")
 
 
 def rows_of_epoch(ids: list[list[int]], end: int, epoch: int) -> torch.Tensor:
-    """The documents in an order of their own for each epoch, an end of text after each, cut into rows of CONTEXT tokens."""
+    """The documents in an order of their own for each epoch, an end of text after each, cut into
+    rows of CONTEXT tokens.
+    """
     order = np.random.default_rng([SEED, epoch]).permutation(len(ids))
     flat = np.fromiter((token for i in order for token in (*ids[i], end)), np.int64)
     return torch.from_numpy(flat[: len(flat) // CONTEXT * CONTEXT].reshape(-1, CONTEXT))
 
 
 def build(recipe: Recipe) -> tuple[GPT2LMHeadModel, list[torch.optim.Optimizer]]:
-    """A new model, and what trains it: Muon for the matrices inside the layers and AdamW for the rest, or AdamW for all."""
+    """A new model, and what trains it: Muon for the matrices inside the layers and AdamW for the
+    rest, or AdamW for all.
+    """
     torch.manual_seed(SEED)
     shape = {
         "n_layer": recipe.layers,
@@ -213,7 +221,7 @@ class Run:
 
 
 def train(folder: Path) -> None:
-    """The chosen recipe for TOKENS tokens, from the last checkpoint if there is one; the model goes beside this file."""
+    """The chosen recipe for TOKENS tokens, from the last checkpoint on; the model goes here."""
     run, checkpoint = Run(RECIPES["chosen"], folder), folder / "checkpoint.pt"
     if checkpoint.exists():
         run.load(checkpoint)
@@ -237,7 +245,7 @@ def train(folder: Path) -> None:
 
 
 def try_out(name: str, folder: Path) -> dict[str, object]:
-    """One recipe for COMPARED_SECONDS on one core: held-out bits per byte, and how the text reads."""
+    """One recipe for COMPARED_SECONDS on one core: held-out bits per byte, and a sample of text."""
     torch.set_num_threads(1)
     run, start = Run(RECIPES[name], folder), time.process_time()
     while (spent := time.process_time() - start) < COMPARED_SECONDS:
