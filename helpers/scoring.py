@@ -3,13 +3,14 @@
 Windows of many documents are sorted by length and scored together, see `helpers.engine.batches`.
 """
 
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from helpers.engine.batches import losses_in_batches, ready_to_score
-from helpers.engine.progress import progress
+from helpers.engine.progress import Progress
 from helpers.engine.resume import unfinished_array
 from helpers.engine.windows import Windows
 from helpers.errors import DataError
@@ -45,7 +46,7 @@ def token_nats(
     width, scored = windows.end - windows.first, windows.end - windows.start
     left = np.flatnonzero(np.isnan(nats[windows.end - 1]) & (scored > 0))
     left = left[np.argsort(-width[left], kind="stable")]
-    with ready_to_score(model), progress(int(scored.sum()), "tokens") as bar:
+    with ready_to_score(model), closing(Progress(int(scored.sum()), "tokens")) as bar:
         bar.resume(int(scored.sum() - scored[left].sum()))
         for chosen, losses in losses_in_batches(model, windows, left, compute_dtype):
             for w, row in zip(chosen, losses, strict=True):

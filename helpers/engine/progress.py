@@ -3,8 +3,6 @@
 import json
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 FILE = "HELPERS_PROGRESS"  # environment variable: the file to write progress to, instead of a bar
 
@@ -47,13 +45,3 @@ class Progress:
         """Remove the bar."""
         if self._bar is not None:
             self._bar.close()
-
-
-@contextmanager
-def progress(total: int, what: str) -> Iterator[Progress]:
-    """A Progress that is closed at the end of the `with` block."""
-    bar = Progress(total, what)
-    try:
-        yield bar
-    finally:
-        bar.close()

@@ -1,11 +1,12 @@
 """A float32 array that is filled bit by bit and survives an interruption."""
 
 import hashlib
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from helpers.engine.files import flush
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -29,10 +30,9 @@ def unfinished_array(
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         new = path.with_suffix(".new")
-        with new.open("wb") as file:  # complete and on the disk before it gets its name
+        with new.open("wb") as file:
             np.save(file, np.full(size, np.nan, np.float32))
-            file.flush()
-            os.fsync(file.fileno())
+        flush(new)  # complete and on the disk before it gets its name
         new.rename(path)
     return np.lib.format.open_memmap(path, "r+")
 

@@ -22,39 +22,37 @@ def code_fingerprint(step: str) -> str:
     separately, and every module of this package that these cells import, directly or not, also
     inside functions.
     """
-    digest, modules, queue = hashlib.blake2b(digest_size=16), {}, set()
+    digest, modules, queue = hashlib.blake2b(digest_size=16), {}, frozenset()
     if (notebook := PROJECT / "notebooks" / f"{folder_of(step)}.ipynb").exists():
-        cells, imports = once(_read_notebook, notebook)
+        cells, queue = once(_read_notebook, notebook)
         digest.update(cells.encode())
-        queue = _modules(imports, "")
     while queue:
         name = queue.pop()
         if name not in modules and name not in LEFT_OUT and (path := _file_of(name)):
             modules[name], imports = once(_read_module, path)
-            package = name if path.stem == "__init__" else name.rpartition(".")[0]
-            queue |= _modules(imports, package)
+            queue |= imports
     digest.update(json.dumps(sorted(modules.items())).encode())
     return digest.hexdigest()
 
 
-def _read_notebook(path: Path) -> tuple[str, list]:
-    """The code cells but the parameters, as JSON, and their imports."""
+def _read_notebook(path: Path) -> tuple[str, frozenset[str]]:
+    """The code cells but the parameters, as JSON, and what they may import."""
     sources = [
         "".join(cell["source"])
         for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]
         if cell["cell_type"] == "code" and "parameters" not in cell["metadata"].get("tags", [])
     ]
-    return json.dumps(sources), [found for source in sources for found in _imports(source)]
+    return json.dumps(sources), frozenset().union(*map(_imports, sources))
 
 
-def _read_module(path: Path) -> tuple[str, list]:
-    """A hash of a module, and its imports."""
+def _read_module(path: Path) -> tuple[str, frozenset[str]]:
+    """A hash of a module, and what it may import."""
     content = path.read_bytes()
     return hashlib.blake2b(content, digest_size=16).hexdigest(), _imports(content.decode())
 
 
-def _imports(text: str) -> list[tuple[int, str, tuple[str, ...]]]:
-    """The imports in some code: the number of leading dots, the module, the names."""
+def _imports(text: str) -> frozenset[str]:
+    """What some code imports of this package: modules, and names that may be modules."""
     try:
         tree = ast.parse(text)
     except SyntaxError:  # a cell with IPython syntax, such as %time
@@ -63,28 +61,15 @@ def _imports(text: str) -> list[tuple[int, str, tuple[str, ...]]]:
         try:
             tree = ast.parse(TransformerManager().transform_cell(text))
         except SyntaxError:
-            return []
-    found = []
+            return frozenset()
+    found: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found += [(0, alias.name, ("*",)) for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            found.append((node.level, node.module or "", tuple(a.name for a in node.names)))
-    return found
-
-
-def _modules(imports: list[tuple[int, str, tuple[str, ...]]], package: str) -> set[str]:
-    """What imports in `package` may load: modules of this package, and names that may be ones."""
-    found: set[str] = set()
-    for level, module, names in imports:
-        if level:
-            above = package.split(".")[: package.count(".") + 2 - level]
-            module = ".".join([*above, module]).strip(".")
-        parts = module.split(".")
-        if parts[0] == PACKAGE:
-            found |= {".".join(parts[:n]) for n in range(1, len(parts) + 1)}
-            found |= {f"{module}.{name}" for name in names}
-    return found
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    parts = [name.split(".") for name in found if name.split(".")[0] == PACKAGE]
+    return frozenset(".".join(p[:n]) for p in parts for n in range(1, len(p) + 1))
 
 
 def _file_of(module: str) -> Path | None:

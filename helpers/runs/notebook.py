@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from helpers import errors
 from helpers.errors import RunError, UserError
 from helpers.hub.secrets import redacted
 from helpers.hub.sources import PROJECT
@@ -112,7 +113,7 @@ def execute(
     except papermill.PapermillExecutionError as error:
         if f"[Errno {errno.ENOSPC}]" in error.evalue:
             raise _disk_full(step) from None
-        if error.ename in {cls.__name__ for cls in _subclasses(UserError)}:
+        if issubclass(getattr(errors, error.ename, Exception), UserError):
             raise UserError(f"{step}: {error.evalue}") from None
         raise UserError(f"{step} failed: {error.ename}: {error.evalue} (see {output})") from None
     except DeadKernelError:
@@ -160,7 +161,3 @@ class _Writer:
     @staticmethod
     def pretty_path(path: str) -> str:
         return path.removeprefix(_Writer.SCHEME)
-
-
-def _subclasses(cls: type) -> set[type]:
-    return {cls}.union(*(_subclasses(sub) for sub in cls.__subclasses__()))

@@ -84,6 +84,8 @@ def write_comparison(table: "pd.DataFrame", note: str, folders: list[Path], path
         folders: of the runs, for links to their reports.
         path: of the page; RunError where it cannot be written.
     """
+    from pandas.api.types import is_numeric_dtype
+
     varied = table.columns[1 : table.columns.get_loc("perplexity")]
     pages = [folder / "report.html" for folder in folders]
     page = render(
@@ -91,7 +93,7 @@ def write_comparison(table: "pd.DataFrame", note: str, folders: list[Path], path
         title="Comparison",
         note=note,
         rows=table.to_dict("records"),
-        figures=[_figure(table, name) for name in varied if _is_numeric(table[name])],
+        figures=[_figure(table, name) for name in varied if is_numeric_dtype(table[name])],
         reports=[
             (page.parent.name, Path(os.path.relpath(page, path.parent)))
             for page in pages
@@ -99,10 +101,6 @@ def write_comparison(table: "pd.DataFrame", note: str, folders: list[Path], path
         ],
     )
     return write_text(path, page)
-
-
-def _is_numeric(column: "pd.Series") -> bool:
-    return all(isinstance(value, (int, float)) for value in column) and column.nunique() > 1
 
 
 def _figure(table: "pd.DataFrame", name: str) -> str:

@@ -173,7 +173,7 @@ def _execute_runs(
                     complete.append(name)
                     perplexity = record["metrics"]["perplexity_finetuned"]
                     line = f"✓ {name}  perplexity {perplexity:.2f}, {record['seconds']:.0f} s"
-                view.finished(name, line)
+                view.end_run(name, line)
         except KeyboardInterrupt:
             stop.set()
             for future in futures:

@@ -3,7 +3,6 @@
 import json
 import os
 import threading
-from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -16,7 +15,7 @@ from helpers.runs.parameters import STEPS, folder_of
 from helpers.runs.run import Listener
 
 
-class View:
+class View(Progress):
     """A line for each step that is done, and a bar for each that runs.
 
     Give `listener(name)` to `execute_run`. The steps of a run with a name, which is one of
@@ -30,31 +29,16 @@ class View:
             TextColumn("{task.fields[note]}", markup=False),
             TimeElapsedColumn(),
         )
-        self.console = console
-        self._bars = Progress(
-            *columns, console=console, transient=True, disable=not console.is_terminal
-        )
-        self._tasks: dict[str, TaskID] = {}
-        self._all = self._bars.add_task("runs", total=runs, note="") if runs else None
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> "View":
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ):
-        self._bars.stop()
+        super().__init__(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._bars: dict[str, TaskID] = {}
+        self._showing = threading.Lock()  # Progress's own lock must not be held while printing
+        self._all = self.add_task("runs", total=runs, note="") if runs else None
 
     def listener(self, name: str = "") -> Listener:
         """A function that shows the events of one run."""
 
         def show(event: str, step: str, details: dict) -> None:
-            with self._lock:
+            with self._showing:
                 self._show(name, event, step, details)
 
         return show
@@ -64,12 +48,12 @@ class View:
         if event == "planned" and not name:
             self.console.print(f" {folder} {details['line']}")
         elif event == "begins":
-            self._tasks[name] = self._bars.add_task(f"{name} {folder}".strip(), total=None, note="")
-        elif event == "progress" and name in self._tasks:
+            self._bars[name] = self.add_task(f"{name} {folder}".strip(), total=None, note="")
+        elif event == "progress" and name in self._bars:
             done, total, note = details["done"], details["total"], details["note"]
             speed = f"{details['rate']:,.1f} a second"
             note = f"{done:,} of {total:,} {details['what']}, {speed}  {note}"
-            self._bars.update(self._tasks[name], total=total, completed=done, note=note)
+            self.update(self._bars[name], total=total, completed=done, note=note)
         elif event in ("done", "skipped"):
             self._remove_bar(name)
             if not name:
@@ -78,15 +62,15 @@ class View:
                 self.console.print(Text.assemble(("✓", "green"), line))
 
     def _remove_bar(self, name: str) -> None:
-        if name in self._tasks:
-            self._bars.remove_task(self._tasks.pop(name))
+        if name in self._bars:
+            self.remove_task(self._bars.pop(name))
 
-    def finished(self, name: str, line: str) -> None:
+    def end_run(self, name: str, line: str) -> None:
         """Show how one of several runs has ended."""
-        with self._lock:
+        with self._showing:
             self._remove_bar(name)
             self.console.print(redacted(line))
-            self._bars.advance(self._all)
+            self.advance(self._all)
 
 
 def print_summary(run: Run, console: Console) -> None:

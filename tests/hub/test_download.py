@@ -523,7 +523,7 @@ def test_the_text_of_an_error_is_whole_until_it_is_written(monkeypatch, capsys, 
     with pytest.raises(SystemExit):
         helpers.runs.cli.main()
     with View(Console(file=(shown := io.StringIO())), 1) as view:
-        view.finished("1", said)
+        view.end_run("1", said)
     for text in (capsys.readouterr().err, shown.getvalue(), (tmp_path / "run.json").read_text()):
         assert SECRET not in text and "this is hf_" in text
 

@@ -445,11 +445,11 @@ def test_of_a_notebook_the_code_cells_count_but_for_the_parameters(copy):
 def test_imports_lead_through_packages_and_lines_of_ipython(copy):
     wing = copy / "helpers" / "wing"
     (wing / "deep").mkdir(parents=True)
-    (wing / "__init__.py").write_text("from . import near\n")
-    (wing / "near.py").write_text("def f():\n    from .deep.far import g\n")
+    (wing / "__init__.py").write_text("from helpers.wing import near\n")
+    (wing / "near.py").write_text("def f():\n    from helpers.wing.deep.far import g\n")
     (wing / "deep" / "__init__.py").touch()
     (wing / "deep" / "far.py").write_text(
-        "from ...helpers_of_others import x\nfrom ..beside import y\n"
+        "from helpers_of_others import x\nfrom helpers.wing.beside import y\n"
     )
     (wing / "beside.py").write_text("import helpers.absolute\n")
     (copy / "helpers" / "absolute.py").touch()
