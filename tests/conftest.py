@@ -40,22 +40,7 @@ def tokenizer():
 
 @pytest.fixture
 def small_model():
-    """A GPT-2 of 2 layers and 32 wide with random weights (seeded), a vocabulary of 64 and a
-    context of 32; float32, on the CPU.
-    """
-    import torch
-    from transformers import GPT2Config, GPT2LMHeadModel
+    """The small GPT-2 as transformers makes it, with dropout and no type of loss, in eval mode."""
+    from tests.small_models import small
 
-    torch.manual_seed(0)
-    config = GPT2Config(
-        vocab_size=64,
-        n_positions=32,
-        n_layer=2,
-        n_embd=32,
-        n_head=2,
-        bos_token_id=0,
-        eos_token_id=0,
-    )
-    model = GPT2LMHeadModel(config).eval()
-    model.config.use_cache = False
-    return model
+    return small(dropout=0.1, loss_type=None).eval()

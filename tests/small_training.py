@@ -14,14 +14,7 @@ import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
 from safetensors.torch import save_file
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    TrainerCallback,
-    TrainingArguments,
-)
+from transformers import TrainerCallback, TrainingArguments
 
 import helpers.engine.watch
 from helpers.chunking import chunk
@@ -30,22 +23,8 @@ from helpers.engine.trainer import runtime_arguments
 from helpers.errors import UserError
 from helpers.figures import losses_of
 from helpers.training import BlockTrainer
+from tests.small_models import small
 
-SHAPE = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-}
-SHAPE |= {
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "max_position_embeddings": 32,
-    "pad_token_id": 0,
-    "bos_token_id": 0,
-    "eos_token_id": 0,
-}
 LENGTHS = [15, 3, 9, 12, 15, 4] * 4
 
 
@@ -54,26 +33,6 @@ def blocks_of(lengths, block_size=16, strategy="document", seed=1):
     rng = np.random.default_rng(seed)
     documents = Dataset.from_dict({"input_ids": [rng.integers(1, 63, n).tolist() for n in lengths]})
     return chunk(DatasetDict(train=documents), block_size, 0, strategy)[0]["train"]
-
-
-def small(dropout=0.0, seed=0):
-    """A GPT-2 of 2 layers, 32 wide, a vocabulary of 64, a context of 32, with the causal loss."""
-    torch.manual_seed(seed)
-    rates = dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), dropout)
-    config = GPT2Config(
-        vocab_size=64,
-        n_positions=32,
-        n_layer=2,
-        n_embd=32,
-        n_head=2,
-        bos_token_id=0,
-        eos_token_id=0,
-        use_cache=False,
-        **rates,
-    )
-    model = GPT2LMHeadModel(config)
-    model.loss_type = "ForCausalLM"
-    return model
 
 
 def weights(model):
@@ -110,11 +69,6 @@ def made(folder, model=None, callbacks=(), **settings):
         data_collator=collate,
         callbacks=list(callbacks),
     )
-
-
-def llama(tie):
-    torch.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=tie, use_cache=False))
 
 
 class Slow(TrainerCallback):

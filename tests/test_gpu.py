@@ -12,7 +12,8 @@ from helpers.collation import collate
 from helpers.engine.tiled_loss import use_tiled_loss
 from helpers.models import load_model
 from helpers.perplexity import score_documents
-from tests.small_training import blocks_of, small
+from tests.small_models import small
+from tests.small_training import blocks_of
 from tests.test_whole import SMALL, command
 
 pytestmark = pytest.mark.gpu

@@ -16,8 +16,6 @@ from transformers import (
     BloomForCausalLM,
     DataCollatorForLanguageModeling,
     EarlyStoppingCallback,
-    GPT2Config,
-    GPT2LMHeadModel,
     OPTConfig,
     OPTForCausalLM,
     PreTrainedTokenizerFast,
@@ -43,7 +41,8 @@ from helpers.training import (
     check_tokenizers_agree,
     save_model,
 )
-from tests.small_training import LENGTHS, blocks_of, llama, small, trained, weights
+from tests.small_models import llama, small
+from tests.small_training import LENGTHS, blocks_of, trained, weights
 
 CLOSE = 1e-6  # the loss of a batch is a float32 number, whose eps is 1.2e-7
 
@@ -175,19 +174,7 @@ def test_the_evaluation_loss_weighs_tokens_not_rows(batch_size, small_model, tmp
 
 def toy(folder, collator, columns, kind):
     """A model of 9 letters and an end of text, trained on the documents 1 2 3, 4 5 6 and 7 8 9."""
-    set_seed(0)
-    model = GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=10,
-            n_positions=32,
-            n_layer=1,
-            n_embd=32,
-            n_head=2,
-            bos_token_id=0,
-            eos_token_id=0,
-        )
-    )
-    model.loss_type = "ForCausalLM"
+    model = small(0.1, vocab_size=10, n_layer=1)
     documents = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
     order = np.random.default_rng(0).integers(0, 3, 256)
     tokens = DatasetDict(train=Dataset.from_dict({"input_ids": [documents[i] for i in order]}))

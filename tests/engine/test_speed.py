@@ -8,7 +8,7 @@ import torch
 import helpers.engine.speed
 from helpers.engine.speed import choose_dtype, peak_share
 from helpers.errors import ParameterError
-from tests.small_training import small
+from tests.small_models import small
 
 
 def test_the_share_of_the_peak(monkeypatch):

@@ -12,7 +12,8 @@ from transformers import (
 import helpers.engine.tiled_loss
 from helpers.collation import collate
 from helpers.engine.tiled_loss import use_tiled_loss
-from tests.small_training import SHAPE, blocks_of, llama, small
+from tests.small_models import SHAPE, llama, small
+from tests.small_training import blocks_of
 
 
 def gradients(model, batch, items):

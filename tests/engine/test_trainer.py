@@ -27,7 +27,8 @@ from helpers.models import load_model
 from helpers.training import (
     add_lora,
 )
-from tests.small_training import made, small, trained, weights
+from tests.small_models import small
+from tests.small_training import made, trained, weights
 
 
 @pytest.mark.parametrize(

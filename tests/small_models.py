@@ -1,0 +1,34 @@
+"""Models with random weights, made on the spot: 2 layers, 32 wide, a vocabulary of 64."""
+
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+SHAPE = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 32,
+    "pad_token_id": 0,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
+
+
+def small(dropout=0.0, seed=0, loss_type="ForCausalLM", **changes):
+    """A GPT-2 with a context of 32 and the loss of causal models; `changes` are to its shape."""
+    torch.manual_seed(seed)
+    shape = {"vocab_size": 64, "n_positions": 32, "n_layer": 2, "n_embd": 32, "n_head": 2}
+    shape |= dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), dropout) | changes
+    model = GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=0, eos_token_id=0, use_cache=False))
+    model.loss_type = loss_type
+    return model
+
+
+def llama(tie):
+    """A Llama, whose embedding is its output layer too with `tie`."""
+    torch.manual_seed(0)
+    return LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=tie, use_cache=False))
