@@ -62,12 +62,12 @@ def draw_blocks(blocks: "Dataset", block_size: int, count: int = 12) -> "Figure"
     return figure
 
 
-def losses_of(state: "TrainerState") -> list[dict[str, float]]:
-    """The losses in the log of a training: step, epoch, training or test loss in nats per token.
+def losses_of(state: "TrainerState", part: str = "validation") -> list[dict[str, float]]:
+    """The losses in the log of a training, in nats per token; `part` is what it was evaluated on.
 
     >>> from transformers import TrainerState
     >>> losses_of(TrainerState(log_history=[{"step": 9, "epoch": 0.5, "eval_loss": 2.5}]))
-    [{'step': 9, 'epoch': 0.5, 'test_loss': 2.5}]
+    [{'step': 9, 'epoch': 0.5, 'validation_loss': 2.5}]
     """
     losses = []
     for entry in state.log_history:
@@ -75,19 +75,18 @@ def losses_of(state: "TrainerState") -> list[dict[str, float]]:
         if "loss" in entry:
             losses.append(place | {"train_loss": float(entry["loss"])})
         if "eval_loss" in entry:
-            losses.append(place | {"test_loss": float(entry["eval_loss"])})
+            losses.append(place | {f"{part}_loss": float(entry["eval_loss"])})
     return losses
 
 
-def draw_losses(history: list[dict[str, float]], base_loss: float | None = None) -> "Figure":
-    """The losses of a training by step; `base_loss` is the test loss before the first step."""
+def draw_losses(history: list[dict[str, float]], base_loss: float, part: str) -> "Figure":
+    """The losses of a training by step; `base_loss` is that of `part` before the first step."""
     figure, ax = axes()
     train = [(e["step"], e["train_loss"]) for e in history if "train_loss" in e]
-    test = [(e["step"], e["test_loss"]) for e in history if "test_loss" in e]
-    if base_loss is not None:
-        test.insert(0, (0, base_loss))
+    held_out = [(e["step"], e[f"{part}_loss"]) for e in history if f"{part}_loss" in e]
+    held_out.insert(0, (0, base_loss))
     ax.plot(*zip(*train, strict=True), color=GREY, label="training")
-    ax.plot(*zip(*test, strict=True), color=COLOURS[0], marker="o", label="test")
+    ax.plot(*zip(*held_out, strict=True), color=COLOURS[0], marker="o", label=part)
     ax.set(xlabel="step", ylabel="loss (nats a token)")
     ax.legend(frameon=False)
     return figure

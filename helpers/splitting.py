@@ -1,4 +1,4 @@
-"""Splits that do not leak: near-duplicates of a document never lie on both sides."""
+"""Splits that do not leak: near-duplicates of a document never lie in different parts."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from helpers.data import texts
+from helpers.engine.dealing import deal
 from helpers.engine.shingles import (
     first_of_group,
     join_copies,
@@ -29,27 +30,29 @@ def split_fairly(
     seed: int,
     stratify_by_column: str | None = None,
     groups: Sequence[int] | None = None,
+    validation_size: float = 0.0,
 ) -> "DatasetDict":
-    """Split examples into train and test, with no near-duplicate of one on the other side.
+    """Split examples into train, validation and test, with near-duplicates in the same part.
 
     `Dataset.train_test_split` deals out single examples: copies and quotes end up on both sides,
     and the test measures memory. Here whole groups of near-duplicates are dealt out, in a seeded
-    order, until the test share is reached.
+    order, first to the test part, then to the validation part, until each has its share.
 
     Args:
-        examples: at least two that are no near-duplicates of each other.
+        examples: at least as many that are no near-duplicates of each other as there are parts.
         text_column: see `texts`.
-        test_size: the share of the examples in the test set, between 0 and 1.
-        seed: decides which groups are in the test set.
-        stratify_by_column: both sides get each value of this column in proportion; a group counts
+        test_size: the share of the examples in the test part, between 0 and 1.
+        seed: decides which groups are in which part.
+        stratify_by_column: each part gets each value of this column in proportion; a group counts
             as its first example.
         groups: a number for each example, in place of `near_duplicates` of their texts.
+        validation_size: the share in the validation part, 0 for none; `test` is the same for any.
 
     Returns:
-        `train` and `test`, each in the order of `examples`.
+        `train`, `validation` (unless its share is 0) and `test`, each in the order of `examples`.
 
     Raises:
-        ParameterError: where either side would be empty, or the column to stratify by is missing.
+        ParameterError: where a part would be empty, or the column to stratify by is missing.
 
     >>> from datasets import Dataset
     >>> animals = Dataset.from_dict({"text": ["the cat", "The cat!", "a dog", "one cow"]})
@@ -63,31 +66,17 @@ def split_fairly(
         needed = f"choose one of {', '.join(examples.column_names)}, or None"
         raise ParameterError("stratify_by_column", stratify_by_column, needed)
     groups = near_duplicates(texts(examples, text_column)) if groups is None else np.asarray(groups)
-    names, first, sizes = np.unique(groups, return_index=True, return_counts=True)
+    names, first, number, sizes = np.unique(groups, True, True, True)
     values = examples[stratify_by_column][:] if stratify_by_column else [""] * len(examples)
-    strata: dict[str, list[int]] = {value: [] for value in sorted(set(map(str, values)))}
-    for i in np.random.default_rng(seed).permutation(len(names)):
-        strata[str(values[first[i]])].append(i)
-    test_groups: list[int] = []
-    taken, share = 0, 0.0
-    for members in strata.values():
-        share += test_size * sizes[members].sum()
-        target = max(1, round(share))
-        for i in members:
-            if taken < target and taken + sizes[i] <= 1.1 * target:
-                test_groups.append(names[i])
-                taken += sizes[i]
-    in_test = np.isin(groups, test_groups)
-    if in_test.all() or not in_test.any():
-        needed = (
-            f"{len(examples):,} examples in {len(names):,} groups of near-duplicates leave one "
-            "side empty, use more examples or another share"
-        )
-        raise ParameterError("test_size", test_size, needed)
-    return DatasetDict(
-        train=examples.select(np.flatnonzero(~in_test)),
-        test=examples.select(np.flatnonzero(in_test)),
-    )
+    shares = {"test": test_size} | ({"validation": validation_size} if validation_size else {})
+    part_of = deal(sizes, [str(values[i]) for i in first], shares, seed)[number]
+    rows = {part: np.flatnonzero(part_of == part) for part in ("train", *reversed(shares))}
+    if empty := [part for part in (*shares, "train") if not len(rows[part])]:
+        part = empty[0] if empty[0] in shares else list(shares)[-1]
+        needed = f"{len(examples):,} examples in {len(names):,} groups of near-duplicates "
+        needed += f"leave the {empty[0]} part empty, use more examples or another share"
+        raise ParameterError(f"{part}_size", shares[part], needed)
+    return DatasetDict({part: examples.select(rows[part]) for part in rows})
 
 
 def near_duplicates(documents: list[str]) -> np.ndarray:

@@ -44,7 +44,7 @@ class BlockTrainer(ResumableTrainer):
                     model.__dict__.pop(name, None)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
-        """The loss of the test blocks, in nats per token."""
+        """The loss of the evaluation blocks, in nats per token."""
         dtype = "bfloat16" if self.args.bf16 else "float32"
         blocks = self.eval_dataset if eval_dataset is None else eval_dataset
         metrics = {f"{metric_key_prefix}_loss": score_blocks(self.model, blocks, dtype).loss}

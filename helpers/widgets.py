@@ -57,8 +57,8 @@ def block_size_slider(tokenized: "DatasetDict", eos_token_id: int, context: int)
 class LiveCurve(TrainerCallback):
     """Draws the losses of a training every two seconds; does nothing in a batch run."""
 
-    def __init__(self, base_loss: float):
-        self.base_loss, self._drawn, self._image = base_loss, 0.0, None
+    def __init__(self, base_loss: float, part: str = "validation"):
+        self.base_loss, self.part, self._drawn, self._image = base_loss, part, 0.0, None
 
     def on_train_begin(self, args, state, control, **kwargs):
         """Display an empty picture."""
@@ -73,9 +73,9 @@ class LiveCurve(TrainerCallback):
         """Draw the losses so far."""
         if self._image is None or time.monotonic() - self._drawn <= 2:
             return
-        history = losses_of(state)
+        history = losses_of(state, self.part)
         if any("train_loss" in entry for entry in history):
-            self._image.value = png(draw_losses(history, self.base_loss))
+            self._image.value = png(draw_losses(history, self.base_loss, self.part))
             self._drawn = time.monotonic()
 
     def on_train_end(self, args, state, control, **kwargs):

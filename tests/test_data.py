@@ -123,20 +123,26 @@ def test_all_of_a_file_is_taken_unless_the_split_says_otherwise():
     assert plan("eli5")["load"]["split"] == "train[:5000]"
 
 
+NAMES = "perplexity_base perplexity_finetuned bits_per_byte_base bits_per_byte_finetuned "
+NAMES += "perplexity_ratio perplexity_ratio_low perplexity_ratio_high tokens_in tokens_kept "
+NAMES += "tokens_dropped train_tokens_per_second"
+SHOWN = dict.fromkeys(NAMES.split(), 1) | {f"seconds_{step}": 1 for step in STEPS}
+SHOWN |= {"dtype": "float32", "device": "cpu"}
+
+
 def test_the_table_of_a_run_says_how_many_examples_the_split_left_out(tmp_path):
-    names = (
-        "perplexity_base perplexity_finetuned bits_per_byte_base bits_per_byte_finetuned "
-        "perplexity_ratio"
-    )
-    names += (
-        " perplexity_ratio_low perplexity_ratio_high tokens_in tokens_kept tokens_dropped "
-        "train_tokens_per_second"
-    )
-    metrics = dict.fromkeys(names.split(), 1) | {f"seconds_{step}": 1 for step in STEPS}
-    metrics |= {"dtype": "float32", "device": "cpu", "examples_left_out": 44_229}
-    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    (tmp_path / "metrics.json").write_text(json.dumps(SHOWN | {"examples_left_out": 44_229}))
     print_summary(Run(tmp_path), console := Console(file=io.StringIO(), width=200))
     assert "44,229 are left out by load.split" in console.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"), [({}, True), ({"examples_validation": 5}, False)], ids=["two", "three"]
+)
+def test_the_table_of_a_run_says_when_the_epoch_was_chosen_on_the_test_part(tmp_path, extra, said):
+    (tmp_path / "metrics.json").write_text(json.dumps(SHOWN | extra))
+    print_summary(Run(tmp_path), console := Console(file=io.StringIO(), width=200))
+    assert ("flatters the result" in console.file.getvalue()) == said
 
 
 @pytest.mark.parametrize(

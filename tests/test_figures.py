@@ -25,7 +25,7 @@ from helpers.runs.report import draw_points, html_picture
 HISTORY = [
     {"step": 10, "epoch": 0.5, "train_loss": 3.0},
     {"step": 20, "epoch": 1.0, "train_loss": 2.5},
-    {"step": 20, "epoch": 1.0, "test_loss": 2.7},
+    {"step": 20, "epoch": 1.0, "validation_loss": 2.7},
 ]
 
 
@@ -42,23 +42,26 @@ def test_losses_reads_a_log():
         {"step": 30, "epoch": 1, "eval_loss": 2.25},
         {"step": 30, "epoch": 1, "train_runtime": 4.0, "train_loss": 3.0},
     ]
-    assert losses_of(SimpleNamespace(log_history=log)) == [
-        {"step": 10, "epoch": 0.3333, "train_loss": 3.5},
-        {"step": 30, "epoch": 1.0, "test_loss": 2.25},
-    ]
+    for part in ("validation", "test"):
+        assert losses_of(SimpleNamespace(log_history=log), part) == [
+            {"step": 10, "epoch": 0.3333, "train_loss": 3.5},
+            {"step": 30, "epoch": 1.0, f"{part}_loss": 2.25},
+        ]
 
 
 def test_the_same_data_give_the_same_bytes():
-    first, second = (png(draw_losses(HISTORY, 3.1)) for _ in range(2))
+    first, second = (png(draw_losses(HISTORY, 3.1, "validation")) for _ in range(2))
     assert first == second and first.startswith(b"\x89PNG") and b"Software" not in first
 
 
-def test_the_base_loss_is_the_first_point_of_the_test_curve():
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_the_base_loss_is_the_first_point_of_the_held_out_curve(part):
+    history = [{k.replace("validation", part): v for k, v in e.items()} for e in HISTORY]
     lines = {
         line.get_label(): line.get_xydata().tolist()
-        for line in draw_losses(HISTORY, 3.1).axes[0].get_lines()
+        for line in draw_losses(history, 3.1, part).axes[0].get_lines()
     }
-    assert lines["test"] == [[0, 3.1], [20, 2.7]]
+    assert lines[part] == [[0, 3.1], [20, 2.7]]
     assert lines["training"] == [[10, 3.0], [20, 2.5]]
 
 

@@ -196,6 +196,47 @@ def test_a_stratified_split_has_each_value_in_proportion(values, test_size, seed
     assert abs(len(parts["test"]) - test_size * len(values)) <= 1
 
 
+@given(TEXTS, st.floats(0.05, 0.6), st.floats(0.05, 0.6), st.integers(0, 99))
+def test_three_parts_hold_every_document_once_and_no_group_twice(
+    documents, validation_size, test_size, seed
+):
+    groups, examples = np.array(slow_groups(documents)), numbered(documents)
+    try:
+        parts = split_fairly(examples, "t", test_size, seed, validation_size=validation_size)
+    except ParameterError as error:
+        assert "part empty" in str(error)
+        return
+    assert list(parts) == ["train", "validation", "test"]
+    rows = {name: part["n"][:] for name, part in parts.items()}
+    assert sorted(sum(rows.values(), [])) == list(range(len(documents)))
+    assert sum(len(set(groups[r])) for r in rows.values()) == len(set(groups)) and all(
+        rows.values()
+    )
+    for name, share in (("validation", validation_size), ("test", test_size)):
+        assert len(rows[name]) <= 1.1 * max(1, round(share * len(documents)))
+    assert rows["test"] == split_fairly(examples, "t", test_size, seed)["test"]["n"][:]
+
+
+def test_three_parts_have_each_value_in_proportion():
+    values = ["a"] * 60 + ["b"] * 30 + ["c"] * 10
+    examples = Dataset.from_dict({"t": [f"text {i}" for i in range(100)], "kind": values})
+    parts = split_fairly(examples, "t", 0.1, 0, "kind", validation_size=0.2)
+    assert Counter(parts["test"]["kind"]) == {"a": 6, "b": 3, "c": 1}
+    assert Counter(parts["validation"]["kind"]) == {"a": 12, "b": 6, "c": 2}
+
+
+@pytest.mark.parametrize(
+    ("count", "validation_size", "named"),
+    [(2, 0.1, "validation"), (10, 0.9, "validation"), (10, 1.0, "validation")],
+)
+def test_parts_that_leave_nothing_to_train_on_are_refused(count, validation_size, named):
+    examples = numbered([f"text {i}" for i in range(count)])
+    with pytest.raises(
+        ParameterError, match=f"{named}_size is {validation_size}.*train part empty"
+    ):
+        split_fairly(examples, "t", 0.1, 0, validation_size=validation_size)
+
+
 def test_a_column_to_stratify_by_that_is_not_there_is_refused():
     with pytest.raises(ParameterError, match="stratify_by_column is 'kind': choose one of n, t"):
         split_fairly(numbered(["a", "b", "c"]), "t", 0.3, 0, stratify_by_column="kind")

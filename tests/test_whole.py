@@ -14,10 +14,12 @@ from helpers.runs.parameters import STEPS, folder_of
 
 METRICS = {
     "perplexity_base", "perplexity_finetuned", "bits_per_byte_base", "bits_per_byte_finetuned",
-    "tokens_in", "tokens_kept", "tokens_dropped", "blocks_train", "blocks_test",
+    "tokens_in", "tokens_kept", "tokens_dropped", "blocks_train",
+    "blocks_validation", "blocks_test",
     "train_tokens_per_second", "device", "dtype",
     *(f"seconds_{step}" for step in STEPS),
 }  # fmt: skip
+PARTS = ("train", "validation", "test")
 SMALL = ["-p", "train.num_train_epochs=0.2", "-p", "infer.max_new_tokens=20"]
 
 
@@ -100,5 +102,5 @@ def test_real_text_goes_through_all_six_steps(tmp_path, real_text):
     )
     assert done.returncode == 0, done.stderr
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert metrics["examples_train"] + metrics["examples_test"] == 2375
+    assert sum(metrics[f"examples_{part}"] for part in PARTS) == 2375
     assert metrics["perplexity_ratio_high"] < 1

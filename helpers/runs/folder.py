@@ -22,7 +22,7 @@ from helpers.runs.code import code_fingerprint
 from helpers.runs.origins import sources
 from helpers.runs.parameters import STEPS, folder_of
 
-FORMAT = 1  # of a step's record; a higher one comes from newer code
+FORMAT = 2  # of a step's record; a higher one comes from newer code, 1 had no validation part
 NEEDS = {
     "load": (),
     "preprocess": ("load",),
@@ -117,11 +117,13 @@ class Run:
             raise RunError(
                 f"{path} is damaged: delete the folder it lies in, and do step {step!r} again."
             ) from None
-        if record.get("format", 0) > FORMAT:
-            raise RunError(
-                f"{path} has format {record['format']}, this code reads up to {FORMAT}: "
-                "update the code, or use another run_dir."
+        if (found := record.get("format", 0)) != FORMAT:
+            needed = (
+                "update the code, or use another run_dir"
+                if found > FORMAT
+                else f"delete {self.shown}, or use another run_dir"
             )
+            raise RunError(f"{path} has format {found}, this code reads {FORMAT}: {needed}.")
         return record
 
     def problem(self, step: str) -> str | None:

@@ -50,13 +50,16 @@ def write_report(run: Run) -> Path:
     both = {"base": metrics["perplexity_base"], "fine-tuned": metrics["perplexity_finetuned"]}
     versions = records["infer"]["versions"].items()
     bars_alt = f"Perplexity: base {both['base']:.1f}, fine-tuned {both['fine-tuned']:.1f}."
-    curves_alt = "Training and test loss against the steps of training."
+    curves_alt = f"Training and {losses['part']} loss against the steps of training."
     page = render(
         "report.html.j2",
         title=f"Run {run.folder.resolve().name}",
         metrics=metrics,
+        chosen_on=losses["part"],
         bars=html_picture(draw_bars(both, "perplexity a token"), bars_alt),
-        curves=html_picture(draw_losses(losses["history"], losses["base_loss"]), curves_alt),
+        curves=html_picture(
+            draw_losses(losses["history"], losses["base_loss"], losses["part"]), curves_alt
+        ),
         scores=json.loads((run.path("evaluate") / "perplexity.json").read_text()),
         tokens=[{"": n, "tokens": metrics[f"tokens_{n}"]} for n in ("in", "kept", "dropped")],
         heat_maps=(run.path("evaluate") / "heat_maps.html").read_text(encoding="utf-8"),

@@ -88,6 +88,8 @@ def print_summary(run: Run, console: Console) -> None:
         f"perplexity × {metrics['perplexity_ratio']:.3f} (95 % interval "
         f"{metrics['perplexity_ratio_low']:.3f} to {metrics['perplexity_ratio_high']:.3f})"
     )
+    if "examples_validation" not in metrics:
+        console.print("the best epoch was chosen on the test part, which flatters the result")
     console.print(
         f"tokens: {metrics['tokens_in']:,} in, {metrics['tokens_kept']:,} kept, "
         f"{metrics['tokens_dropped']:,} dropped; {metrics['train_tokens_per_second']:,.0f} a second"

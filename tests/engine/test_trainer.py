@@ -340,7 +340,7 @@ def test_two_processes_learn_what_one_does(tmp_path):
     two = json.loads((tmp_path / "two" / "losses.json").read_text())
     assert [e["step"] for e in one] == [e["step"] for e in two] and len(one) > 20
     for a, b in zip(one, two, strict=True):
-        for name in a.keys() & {"train_loss", "test_loss"}:
+        for name in a.keys() & {"train_loss", "validation_loss"}:
             assert a[name] == pytest.approx(b[name], rel=1e-4)
 
 

@@ -156,7 +156,8 @@ def test_the_guides_run_end_to_end_then_again_without_a_network(server, client, 
     assert run.record("train")["sources"] == {"model": f"distilbert/distilgpt2@{model}"}
     assert run.record("load")["metrics"] == {
         "examples_train": 48,
-        "examples_test": 12,
+        "examples_validation": 6,
+        "examples_test": 6,
         "examples_left_out": 0,
     }
     written = [p for p in run.folder.rglob("*") if p.is_file()]

@@ -328,9 +328,17 @@ def test_a_record_of_a_newer_format_is_refused(three):
     message = refusal(three, "preprocess")
     assert (
         f"format {newer}" in message
-        and f"up to {module.FORMAT}" in message
+        and f"this code reads {module.FORMAT}" in message
         and "step.json" in message
     )
+
+
+def test_a_record_of_an_older_format_is_refused_with_what_to_do(three):
+    path = three / "01_load" / "step.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 1}))
+    message = refusal(three, "preprocess")
+    assert "format 1" in message and f"this code reads {module.FORMAT}" in message
+    assert f"delete {Run(three).shown}, or use another run_dir." in message
 
 
 @pytest.mark.parametrize("below", ["file", "file/run"])

@@ -34,6 +34,12 @@ EXPECTED = {
         "configuration": OPTIONAL,
         "split": TEXT,
         "text_column": TEXT,
+        "validation_size": (
+            float,
+            (-0.1, 1.5, 2),
+            (0, 0.0, 1e-9, 0.1),
+            ("between 0 and 1",),
+        ),
         "test_size": (
             float,
             (0, 1, 0.0, 1.0, -0.1, 1.5, 2),

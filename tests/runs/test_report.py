@@ -36,9 +36,11 @@ METRICS = {
     "chunk": {f"tokens_{name}": 5 for name in ("in", "kept", "dropped")},
     "evaluate": NUMBERS,
 }
-HISTORY = [{"step": 1, "train_loss": 2.0}, {"step": 1, "test_loss": 2.0}]
+HISTORY = [{"step": 1, "train_loss": 2.0}, {"step": 1, "validation_loss": 2.0}]
 FILES = {
-    "train": {"losses.json": json.dumps({"base_loss": 3.0, "history": HISTORY})},
+    "train": {
+        "losses.json": json.dumps({"part": "validation", "base_loss": 3.0, "history": HISTORY})
+    },
     "evaluate": {
         "perplexity.json": json.dumps(
             [{"model": HOSTILE, "perplexity": 2.0, "tokens": 1000, "low": None}]
@@ -119,6 +121,7 @@ def card(tmp_path):
             "dataset": f"{tmp_path}/mine|2_a.jsonl",
             "split": "train",
             "text_column": "a\n\nb",
+            "validation_size": 0.1,
         }
         records["preprocess"]["parameters"] = {"model": str(tmp_path / "net")}
         records["chunk"]["parameters"] = {"block_size": 64}
@@ -142,6 +145,20 @@ def test_the_card_names_no_folder_of_this_machine(card, tmp_path):
         ModelCard(text).data.to_dict()["model-index"][0]["name"]
         == "net fine-tuned on mine|2_a.jsonl"
     )
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_report_and_card_say_when_the_epoch_was_chosen_on_the_test_part(
+    run, card, part, monkeypatch
+):
+    losses = {"part": part, "base_loss": 3.0, "history": [{"step": 1, f"{part}_loss": 2.0}]}
+    losses["history"].append({"step": 1, "train_loss": 2.0})
+    monkeypatch.setitem(FILES, "train", {"losses.json": json.dumps(losses)})
+    for step in ("train", "evaluate", "infer"):
+        do(run, step)
+    text = card({}, load={"validation_size": 0.1 if part == "validation" else 0})
+    for page in (write_report(Run(run)).read_text(), text):
+        assert ("flatters the result" in page) == (part == "test")
 
 
 def test_the_card_shows_values_as_they_are(card):
