@@ -44,3 +44,27 @@ def small_model():
     from tests.small_models import small
 
     return small(dropout=0.1, loss_type=None).eval()
+
+
+@pytest.fixture
+def saved(small_model, tmp_path):
+    """The small model, stored in bfloat16."""
+    small_model.to(torch.bfloat16).save_pretrained(tmp_path / "saved")
+    return tmp_path / "saved"
+
+
+@pytest.fixture
+def whole(saved):
+    """The small model with a tokenizer of three words."""
+    from tests.small_models import word_level
+
+    word_level(eos_token="[UNK]").save_pretrained(saved)
+    return saved
+
+
+@pytest.fixture
+def datasets_cache(tmp_path, monkeypatch):
+    """A cache of the library datasets that is this test's alone."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")

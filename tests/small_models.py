@@ -1,7 +1,16 @@
 """Models with random weights, made on the spot: 2 layers, 32 wide, a vocabulary of 64."""
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 SHAPE = {
     "vocab_size": 64,
@@ -15,6 +24,14 @@ SHAPE = {
     "pad_token_id": 0,
     "bos_token_id": 0,
     "eos_token_id": 0,
+}
+BERT = {
+    "vocab_size": 32,
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "max_position_embeddings": 16,
 }
 
 
@@ -32,3 +49,11 @@ def llama(tie):
     """A Llama, whose embedding is its output layer too with `tie`."""
     torch.manual_seed(0)
     return LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=tie, use_cache=False))
+
+
+def word_level(size=3, **special):
+    """A tokenizer of `size` words, `[UNK]`, `a` and `b` first."""
+    words = {"[UNK]": 0, "a": 1, "b": 2} | {f"w{i}": i for i in range(3, size)}
+    words = Tokenizer(WordLevel(words, unk_token="[UNK]"))
+    words.pre_tokenizer = Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", **special)

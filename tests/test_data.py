@@ -12,17 +12,15 @@ from datasets import Dataset
 from rich.console import Console
 
 from helpers.data import drop_empty, left_out, load_examples, texts
-from helpers.engine.readers import READERS
 from helpers.errors import DataError, ParameterError
 from helpers.hub import download as hub
 from helpers.hub import sources as sources_module
-from helpers.hub.sources import ENDINGS, needs_fetching
+from helpers.hub.sources import needs_fetching
 from helpers.runs.folder import Run
 from helpers.runs.origins import sources
 from helpers.runs.parameters import STEPS
 from helpers.runs.profiles import plan
 from helpers.runs.terminal import print_summary
-from helpers.tokenization import tokenize
 
 RECORDS = [
     {"n": i, "text": t}
@@ -48,9 +46,7 @@ WRITERS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+pytestmark = pytest.mark.usefixtures("datasets_cache")
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -183,37 +179,6 @@ def test_files_are_found_by_any_name_a_folder_or_a_pattern(tmp_path, name):
     assert before != sources({"dataset": str(here / name)}) != {}
 
 
-@pytest.mark.parametrize("others", [["b.csv"], ["b.arrow"], ["b.csv", "a.tsv"]])
-def test_a_folder_of_files_of_several_kinds_is_refused(tmp_path, others):
-    for name in ["a.jsonl", *others]:
-        (tmp_path / name).write_text('{"n": 1}\n')
-    with pytest.raises(DataError, match="dataset is "):
-        load_examples(str(tmp_path), "train")
-
-
-def test_an_empty_folder_is_refused(tmp_path):
-    with pytest.raises(DataError, match="dataset is "):
-        load_examples(str(tmp_path), "train")
-
-
-def test_a_mark_of_byte_order_is_no_text(tmp_path):
-    for name, text in (
-        ("x.txt", "one\n"),
-        ("x.csv", "text\none\n"),
-        ("x.jsonl", '{"text": "one"}\n'),
-    ):
-        (tmp_path / name).write_text(text, encoding="utf-8-sig")
-        assert load_examples(str(tmp_path / name), "train").to_dict() == {"text": ["one"]}
-
-
-@pytest.mark.parametrize("name", ["x.json", "x.jsonl", "x.csv", "x.txt"])
-def test_text_in_another_encoding_is_refused_with_what_to_do(tmp_path, name):
-    text = {"x.json": '[{"text": "é"}]', "x.jsonl": '{"text": "é"}\n'}.get(name, "text\né\n")
-    (tmp_path / name).write_text(text, encoding="latin-1")
-    with pytest.raises(DataError, match="dataset is .*convert it to UTF-8"):
-        load_examples(str(tmp_path / name), "train")
-
-
 def test_a_misspelt_file_is_told_the_nearest_before_the_hub_is_asked(tmp_path, monkeypatch):
     monkeypatch.setattr(hub, "fetch", lambda *_: pytest.fail("the Hub was asked"))
     (tmp_path / "mine.txt").write_text("one\n")
@@ -225,14 +190,6 @@ def test_a_misspelt_file_is_told_the_nearest_before_the_hub_is_asked(tmp_path, m
         DataError, match="dataset is 'mine.tx': there is no such file; the nearest is 'mine.txt'"
     ):
         load_examples("mine.tx", "train")
-
-
-def test_a_full_cache_is_said(tmp_path, monkeypatch):
-    WRITERS["x.jsonl"](tmp_path / "x.jsonl")
-    monkeypatch.setattr(datasets.builder, "has_sufficient_disk_space", lambda *_, **__: False)
-    with pytest.raises(DataError, match="no room for it in the cache.*HF_DATASETS_CACHE") as error:
-        load_examples(str(tmp_path / "x.jsonl"), "train")
-    assert "Unknown" not in str(error.value)
 
 
 def test_the_texts_of_a_csv_without_names_of_columns_are_not_printed_whole(tmp_path):
@@ -255,48 +212,6 @@ def test_a_file_that_is_not_there_is_refused(tmp_path):
         with pytest.raises(DataError, match="dataset is .*no such file") as error:
             load_examples(name, "train")
         assert repr(name) in str(error.value)
-
-
-BINARY = b"\x00\xff\xfe\x81 neither {] text\n" * 5
-
-
-BROKEN = {
-    "half.json": b'[{"a": 1,', "binary.json": BINARY, "empty.json": b"",
-    "line.jsonl": b'{"a": 1}\nhello\n', "empty.jsonl": b"",
-    "plain.jsonl.gz": b'{"a": 1}\n', "cut.jsonl.gz": gzip.compress(LINES)[:-12],
-    "ragged.csv": b"a,b\n1,2\n1,2,3,4\n", "binary.csv": BINARY, "empty.csv": b"",
-    "plain.csv.gz": b"a,b\n1,2\n",
-    "ragged.tsv": b"a\tb\n1\t2\n1\t2\t3\n", "binary.tsv": BINARY,
-    "text.parquet": b"hello, I am a text", "empty.parquet": b"",
-    "binary.txt": BINARY, "empty.txt": b"", "plain.txt.gz": b"hello\n",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", BROKEN)
-def test_a_file_that_is_not_what_its_ending_claims_is_refused(tmp_path, name):
-    path = tmp_path / name
-    path.write_bytes(BROKEN[name])
-    with pytest.raises(DataError) as error:
-        load_examples(str(path), "train")
-    message = str(error.value)
-    kind = {"jsonl": "json", "tsv": "csv", "txt": "text"}.get(
-        name.split(".")[1], name.split(".")[1]
-    )
-    assert "dataset" in message and str(path) in message and kind in message and "\n" not in message
-
-
-def test_a_file_with_no_records_is_a_fault_of_the_data_not_of_the_split(tmp_path):
-    (tmp_path / "none.json").write_text("[]")
-    with pytest.raises(DataError, match=r"none\.json"):
-        load_examples(str(tmp_path / "none.json"), "train")
-
-
-@pytest.mark.parametrize("name", ["x.xml", "x", "x.gz", "folder.json"])
-def test_an_unknown_ending_is_refused_with_those_that_would_do(tmp_path, name):
-    (tmp_path / name).mkdir() if name == "folder.json" else (tmp_path / name).write_text("<a/>")
-    with pytest.raises(DataError, match=r"dataset is .*\.json.*\.csv.*\.parquet.*\.txt") as error:
-        load_examples(str(tmp_path / name), "train")
-    assert name in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["nobody/nothing-of-the-kind", "eli5-category-of-nobody"])
@@ -390,16 +305,6 @@ def test_a_nested_column_of_concatenated_data_sets_is_found():
     ]
 
 
-def test_every_ending_that_marks_a_file_has_a_reader():
-    assert set(READERS) == ENDINGS
-
-
-CHAT = [[{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]]
-
-
-TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
-
-
 @pytest.fixture
 def examples():
     return Dataset.from_dict(
@@ -431,78 +336,7 @@ def test_text_that_looks_like_a_field_is_left_alone():
     assert texts(rows, "{a}{b}") == ["{b} \\1c"]
 
 
-def test_messages_are_rendered_by_the_chat_template(tokenizer, monkeypatch):
-    rows = Dataset.from_dict({"messages": CHAT})
-    assert texts(rows, "messages") == ["user: Why?\nassistant: So."]
-    with pytest.raises(ParameterError, match="has no chat template"):
-        texts(rows, "messages", tokenizer)
-    monkeypatch.setattr(tokenizer, "chat_template", TEMPLATE)
-    assert texts(rows, "messages", tokenizer) == ["<user>Why?<assistant>So."]
-    ids = tokenize(rows, "messages", tokenizer)[0]["input_ids"]
-    assert tokenizer.decode(ids) == "<user>Why?<assistant>So."
-
-
-def test_a_template_that_refuses_a_message_says_why(tokenizer, monkeypatch):
-    refuses = (
-        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('System role not "
-        "supported') }}{% endif %}{% endfor %}"
-    )
-    monkeypatch.setattr(tokenizer, "chat_template", refuses)
-    rows = Dataset.from_dict({"messages": [[{"role": "system", "content": "Be brief."}]]})
-    with pytest.raises(ParameterError) as error:
-        texts(rows, "messages", tokenizer)
-    assert str(error.value) == (
-        "text_column is 'messages': the chat template of the model's tokenizer refuses a "
-        "conversation in it (System role "
-        "not supported), change such messages, or choose a model whose template takes them."
-    )
-
-
-def test_another_template_gives_other_tokens(tokenizer, monkeypatch):
-    rows = Dataset.from_dict({"messages": CHAT})
-    for template in (TEMPLATE, TEMPLATE + "!"):
-        monkeypatch.setattr(tokenizer, "chat_template", template)
-        last = tokenize(rows, "messages", tokenizer)[0]["input_ids"]
-    assert tokenizer.decode(last).endswith("So.!")
-
-
 @pytest.mark.parametrize("value", [3, {"a": 1}, [[1]], [{"role": "user"}]])
 def test_what_is_no_text_is_refused(value):
     with pytest.raises(ParameterError, match=r"text_column is 'x'"):
         texts(Dataset.from_dict({"x": [value]}), "x")
-
-
-PARTS = [
-    {"role": "user", "content": [{"type": "text", "text": "Why"}, {"type": "text", "text": "?"}]}
-]
-
-
-BY_PARTS = (
-    "{% for m in messages %}<{{ m.role }}>{% if m.content is string %}{{ m.content }}{% else %}"
-    "{% for p in m.content %}[{{ p.text }}]{% endfor %}{% endif %}{% endfor %}"
-)
-
-
-@pytest.mark.parametrize(
-    ("template", "expected"),
-    [
-        (TEMPLATE, "<user>Why?"),
-        (TEMPLATE.replace("m.content", "(m.content + '!')"), "<user>Why?!"),
-        (BY_PARTS, "<user>[Why][?]"),
-    ],
-)
-def test_content_in_parts_is_its_text_unless_the_template_writes_parts(
-    tokenizer, monkeypatch, template, expected
-):
-    rows = Dataset.from_dict({"messages": [PARTS]})
-    assert texts(rows, "messages") == ["user: Why?"]
-    monkeypatch.setattr(tokenizer, "chat_template", template)
-    assert texts(rows, "messages", tokenizer) == [expected]
-
-
-def test_messages_that_only_call_tools_have_no_text():
-    call = {"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]}
-    assert texts(Dataset.from_list([{"messages": [call]}]), "messages") == ["assistant: "]
-    assert texts(Dataset.from_list([{"messages": [call | {"content": None}]}]), "messages") == [
-        "assistant: "
-    ]

@@ -11,31 +11,17 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
 from transformers import (
     AutoModelForCausalLM,
-    BartConfig,
-    BertConfig,
-    BertForMaskedLM,
-    BertLMHeadModel,
-    BertModel,
     BloomConfig,
     GPT2Config,
-    GPT2ForSequenceClassification,
     GPT2LMHeadModel,
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
     LlamaConfig,
     MambaConfig,
     MambaForCausalLM,
     MptConfig,
-    PreTrainedTokenizerFast,
     RobertaConfig,
     RwkvConfig,
-    T5Config,
-    T5ForConditionalGeneration,
     XLNetConfig,
 )
 
@@ -54,43 +40,14 @@ from helpers.perplexity import score_documents
 from helpers.runs.origins import sources
 from helpers.tokenization import tokenize
 from tests import PROJECT
+from tests.small_models import word_level
 
-BERT = {
-    "vocab_size": 32,
-    "hidden_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 16,
-    "max_position_embeddings": 16,
-}
-T5 = {"vocab_size": 32, "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
 LOADERS = (load_model, load_tokenizer, load_config, check_model)
-
-
-@pytest.fixture
-def saved(small_model, tmp_path):
-    """The small model, stored in bfloat16."""
-    small_model.to(torch.bfloat16).save_pretrained(tmp_path / "saved")
-    return tmp_path / "saved"
 
 
 @pytest.fixture(scope="module")
 def embedded():
     return load_model("embedded")
-
-
-@pytest.fixture
-def whole(saved):
-    """The small model with a tokenizer of three words."""
-    word_level(eos_token="[UNK]").save_pretrained(saved)
-    return saved
-
-
-def word_level(size=3, **special):
-    words = {"[UNK]": 0, "a": 1, "b": 2} | {f"w{i}": i for i in range(3, size)}
-    words = Tokenizer(WordLevel(words, unk_token="[UNK]"))
-    words.pre_tokenizer = Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", **special)
 
 
 def test_weights_are_float32_whatever_they_were_stored_in(saved):
@@ -143,129 +100,11 @@ def test_a_folder_without_a_model(load, config, tmp_path):
     assert str(error.value).startswith(f"model is {str(tmp_path)!r}: ")
 
 
-@pytest.mark.parametrize("load", [load_model, load_config, check_model])
-@pytest.mark.parametrize("damage", ["gone", "empty", "cut short", "a part is gone"])
-def test_weights_that_cannot_be_read(damage, load, saved):
-    weights = saved / "model.safetensors"
-    if damage == "gone":
-        weights.unlink()
-    elif damage == "a part is gone":
-        weights.rename(saved / "a.safetensors")
-        names = {"one": "a.safetensors", "other": "b.safetensors"}
-        (saved / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
-    else:
-        weights.write_bytes(weights.read_bytes()[: 0 if damage == "empty" else -100])
-    with pytest.raises(ModelError) as error:
-        load(str(saved))
-    assert str(error.value).startswith(f"model is {str(saved)!r}: ")
-    assert (
-        ".safetensors cannot be read" if damage in ("empty", "cut short") else "safetensors"
-    ) in str(error.value)
-
-
-@pytest.mark.parametrize("load", [load_model, load_config, check_model])
-@pytest.mark.parametrize("other", ["pytorch_model.bin", "nothing"])
-def test_weights_in_the_pickle_format_are_not_opened(other, load, small_model, saved):
-    (saved / "model.safetensors").unlink()
-    if other != "nothing":
-        torch.save(small_model.state_dict(), saved / other)
-    with pytest.raises(
-        ModelError, match="has no model.safetensors, and other formats are not opened"
-    ):
-        load(str(saved))
-
-
 def altered(folder, change):
     """The weights of a checkpoint changed in place."""
     weights = load_file(folder / "model.safetensors")
     change(weights)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-@pytest.mark.parametrize("name", ["transformer.h.1.mlp.c_fc.bias", "transformer.wpe.weight"])
-def test_a_checkpoint_with_a_missing_tensor_is_refused(name, saved):
-    altered(saved, lambda weights: weights.pop(name))
-    with pytest.raises(ModelError) as error:
-        load_model(str(saved))
-    assert (
-        str(error.value)
-        == f"model is {str(saved)!r}: its checkpoint lacks {name}: it is incomplete, fetch or "
-        "save it anew."
-    )
-
-
-def test_many_missing_tensors_are_counted(saved):
-    altered(saved, lambda weights: [weights.pop(n) for n in list(weights) if ".h.1." in n])
-    with pytest.raises(
-        ModelError, match=r"lacks transformer\.h\.1\.attn.*, and 9 more: it is incomplete"
-    ):
-        load_model(str(saved))
-
-
-def test_a_checkpoint_with_tensors_of_another_shape_is_refused(saved):
-    altered(saved, lambda weights: weights.update({"transformer.ln_f.bias": torch.zeros(5)}))
-    with pytest.raises(
-        ModelError,
-        match=r"transformer\.ln_f\.bias is \(5,\) in its checkpoint and \(32,\) by its con",
-    ):
-        load_model(str(saved))
-
-
-def test_tied_tensors_and_buffers_of_old_checkpoints_are_no_concern(saved):
-    def change(weights):
-        assert "lm_head.weight" not in weights
-        weights["transformer.h.0.attn.bias"] = torch.ones(1, 1, 32, 32)
-
-    altered(saved, change)
-    load_model(str(saved))
-
-
-def test_an_output_layer_that_is_not_tied_is_needed(tmp_path):
-    shape = {"vocab_size": 32, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = GPTNeoXConfig(**shape, intermediate_size=16, max_position_embeddings=16)
-    GPTNeoXForCausalLM(config).save_pretrained(tmp_path)
-    load_model(str(tmp_path))
-    altered(tmp_path, lambda weights: weights.pop("embed_out.weight"))
-    with pytest.raises(ModelError, match=r"its checkpoint lacks lm_head\.weight"):
-        load_model(str(tmp_path))
-
-
-@pytest.mark.parametrize("decoder", [True, False])
-def test_a_model_that_sees_what_is_to_come_is_refused(decoder, tmp_path):
-    BertLMHeadModel(BertConfig(**BERT, is_decoder=decoder)).save_pretrained(tmp_path)
-    if decoder:
-        load_model(str(tmp_path))
-    else:
-        with pytest.raises(ModelError, match="its predictions depend on the tokens after them"):
-            load_model(str(tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("made", "config"),
-    [
-        (BertModel, BertConfig(**BERT)),
-        (BertForMaskedLM, BertConfig(**BERT)),
-        (T5ForConditionalGeneration, T5Config(**T5)),
-        (
-            GPT2ForSequenceClassification,
-            GPT2Config(vocab_size=32, n_positions=16, n_layer=1, n_embd=16, n_head=2),
-        ),
-    ],
-)
-@pytest.mark.parametrize("load", [load_model, load_config, check_model])
-def test_models_that_are_not_causal_are_refused_with_their_class(load, made, config, tmp_path):
-    made(config).save_pretrained(tmp_path)
-    with pytest.raises(ModelError) as error:
-        load(str(tmp_path))
-    assert str(tmp_path) in str(error.value)
-    assert made.__name__ in str(error.value)
-
-
-@pytest.mark.parametrize("config", [BartConfig(), T5Config()])
-def test_an_encoder_decoder_that_does_not_name_its_class_is_refused(config, tmp_path):
-    config.save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match=f"no causal language model but {config.model_type}"):
-        load_model(str(tmp_path))
 
 
 def test_a_tokenizer_needs_an_end_of_text_token(tmp_path):
@@ -370,53 +209,6 @@ def test_the_embedded_model_has_learned(tokenizer, embedded):
 def test_the_prefix_is_the_begin_of_text_or_else_its_end(tokens, expected):
     tokenizer = word_level(eos_token="[END]", **tokens)
     assert prefix_token(tokenizer) == tokenizer.convert_tokens_to_ids(expected)
-
-
-def test_the_check_imports_neither_torch_nor_transformers():
-    """The runner calls it before the first step, where a second would be felt."""
-    code = "import sys; from helpers.models import check_model; check_model('embedded'); "
-    code += "sys.exit(bool({'torch', 'transformers'} & sys.modules.keys()))"
-    assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT).returncode == 0
-
-
-@pytest.mark.parametrize("load", [load_tokenizer, check_model])
-@pytest.mark.parametrize(
-    ("size", "added", "refused"),
-    [
-        (64, {}, False),
-        (65, {}, True),
-        (63, {"eos_token": "[END]"}, False),
-        (64, {"extra_special_tokens": ["[IMAGE]"]}, False),  # as Gemma 3 has it: no text makes it
-    ],
-)
-def test_a_tokenizer_that_is_larger_than_the_embedding(size, added, refused, load, saved):
-    word_level(size, **({"eos_token": "a"} | added)).save_pretrained(saved)
-    if refused:
-        with pytest.raises(
-            ModelError,
-            match="its tokenizer makes the number 64, and the model has embeddings for 0 to 63",
-        ):
-            load(str(saved))
-    else:
-        load(str(saved))
-
-
-def test_an_end_of_text_that_has_no_embedding(saved):
-    word_level(64, eos_token="[END]").save_pretrained(saved)
-    with pytest.raises(ModelError, match="its tokenizer makes the number 64"):
-        load_tokenizer(str(saved))
-
-
-@pytest.mark.parametrize("damage", ["gone", "cut short"])
-def test_a_tokenizer_that_cannot_be_read_is_found_by_the_check(damage, whole):
-    check_model(str(whole))
-    path = whole / "tokenizer.json"
-    if damage == "gone":
-        path.unlink()
-    else:
-        path.write_text(path.read_text()[:-100])
-    with pytest.raises(ModelError, match="no tokenizer could be loaded from it"):
-        check_model(str(whole))
 
 
 @pytest.fixture

@@ -13,10 +13,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from helpers.data import drop_empty, load_examples, texts
 from helpers.engine.arrow import load, save
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+pytestmark = pytest.mark.usefixtures("datasets_cache")
 
 
 def contents(folder):

@@ -787,15 +787,6 @@ def test_to_finish_a_step_hashes_nothing_again_but_what_it_has_written(three, ha
     assert len(hashed) <= 4
 
 
-def test_a_file_that_is_written_twice_in_one_tick_of_the_clock_is_hashed_twice(tmp_path):
-    tick, found = time.time_ns(), set()
-    for text in "123":
-        (tmp_path / "a").write_text(text)
-        os.utime(tmp_path / "a", ns=(tick, tick))
-        found.add(fingerprint(tmp_path))
-    assert len(found) == 3
-
-
 def test_data_may_be_called_as_a_record_is(three, project):
     (three / "01_load" / "data").mkdir()
     before = fingerprint(three / "01_load")
