@@ -22,10 +22,11 @@ def code_fingerprint(step: str) -> str:
     separately, and every module of this package that these cells import, directly or not, also
     inside functions.
     """
-    digest, modules, queue = hashlib.blake2b(digest_size=16), {}, frozenset()
+    digest, modules, queue = hashlib.blake2b(digest_size=16), {}, set()
     if (notebook := PROJECT / "notebooks" / f"{folder_of(step)}.ipynb").exists():
-        cells, queue = once(_read_notebook, notebook)
+        cells, imports = once(_read_notebook, notebook)
         digest.update(cells.encode())
+        queue |= imports
     while queue:
         name = queue.pop()
         if name not in modules and name not in LEFT_OUT and (path := _file_of(name)):
