@@ -1,6 +1,7 @@
 """Fixtures of all tests: few threads, small models, real text where it lies beside the project."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,13 @@ from hypothesis import HealthCheck, settings
 
 from tests import PROJECT, REAL_TEXT
 
-torch.set_num_threads(
-    1
-)  # the models here are so small that a second thread costs more than it does
+torch.set_num_threads(1)  # for models so small, a second thread costs more than it gains
+
+# In the background of a script Ctrl-C is ignored, under nohup SIGHUP too, and child processes
+# inherit that. The tests of interruptions must not depend on how the tests were started.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 quiet = {
     "deadline": None,
