@@ -1,63 +1,99 @@
 """Figures for the notebooks and the report, each with alternative text for screen readers."""
 
 import html
-import io
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from helpers.engine.svg import box, in_notebook, logarithmic, shaded, svg
+
 if TYPE_CHECKING:
     from datasets import Dataset
-    from IPython.display import HTML, Image
+    from IPython.display import HTML
     from matplotlib.figure import Figure
     from transformers import TrainerState
 
-# Okabe and Ito's colours, which colour-blind readers can distinguish
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
-GREY = "#999999"
+# After Okabe and Ito, for colour-blind readers; each stands out from white and from black.
+COLOURS = ("#0072B2", "#C2760A", "#009E73", "#C8609B", "#8B6FD1", "#9A6A2F")
+GREY = "#808080"
+SLANTED = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"}  # of long names of ticks
 
 
 def axes(width: float = 7, height: float = 3) -> tuple["Figure", object]:
     """A figure with one pair of axes and no frame above and to the right; sizes in inches."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained", dpi=110)
+    figure = Figure(figsize=(width, height), layout="constrained")
     ax = figure.subplots()
     ax.spines[["top", "right"]].set_visible(False)
     return figure, ax
 
 
-def png(figure: "Figure") -> bytes:
-    """The figure as a PNG file, without anything that depends on the machine."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+def picture(figure: "Figure", alt: str) -> "HTML":
+    """The figure as the output of a notebook cell, in the colours of the page around it."""
+    from IPython.display import HTML
+
+    return HTML(in_notebook(svg(figure, alt), alt))
 
 
-def picture(figure: "Figure", alt: str) -> "Image":
-    """The figure as the output of a notebook cell."""
-    from IPython.display import Image
+def mark(ax: object, x: float, label: str) -> None:
+    """A dashed line across the axes at `x`, with its name above."""
+    ax.axvline(x, color="black", linestyle="--", linewidth=1)
+    place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+    ax.annotate(label, (x, 1), xytext=(0, 3), ha="center", **place)
 
-    return Image(png(figure), alt=alt, width=int(figure.get_figwidth() * 100))
+
+def token_boxes(
+    tokens: Sequence[str],
+    labels: Sequence[object] | None = None,
+    groups: Sequence[int] | None = None,
+) -> "HTML":
+    """Tokens in a row of boxes, with a label under each.
+
+    Args:
+        tokens: The text of each token; a space is shown as `␣`.
+        labels: What stands under each box, such as its id.
+        groups: Boxes of one group have one colour; without groups, colours alternate.
+    """
+    from IPython.display import HTML
+
+    groups = range(len(tokens)) if groups is None else groups
+    labels = [""] * len(tokens) if labels is None else labels
+    colours = [COLOURS[group % len(COLOURS)] for group in groups]
+    rows = zip(tokens, labels, colours, strict=True)
+    boxes = [box(visible(token), str(label), colour) for token, label, colour in rows]
+    return HTML(f'<div style="line-height:1.3">{"".join(boxes)}</div>')
+
+
+def visible(token: str) -> str:
+    """A token with its spaces and line breaks shown as signs.
+
+    >>> visible(" the")
+    '␣the'
+    """
+    return token.replace(" ", "␣").replace("\n", "⏎")
 
 
 def draw_blocks(blocks: "Dataset", block_size: int, count: int = 12) -> "Figure":
-    """The first blocks as rows: tokens of one document in one colour, padding in white."""
+    """The first blocks as rows: tokens of one document in one colour, padding left empty."""
+    from matplotlib.colors import to_rgba
+
     rows = blocks[:count]["position_ids"]
-    shades = np.ones((len(rows), block_size, 3))
+    shades = np.zeros((len(rows), block_size, 4))
     document, full = -1, False
     for row, positions in enumerate(rows):
         for column, position in enumerate(positions):
             continues = column == 0 and full  # a document may go on after a full block
             document += position == 0 and not continues
             shade = COLOURS[document % len(COLOURS)]
-            shades[row, column] = [int(shade[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+            shades[row, column] = to_rgba(shade)
         full = len(positions) == block_size
     figure, ax = axes(7, 0.6 + 0.2 * len(rows))
     extent = (0, block_size, len(rows) + 0.5, 0.5)
-    ax.imshow(shades, aspect="auto", interpolation="nearest", extent=extent)
-    ax.hlines(np.arange(1.5, len(rows) + 0.5), 0, block_size, color="white", linewidth=2)
+    ax.imshow(shades, aspect="auto", interpolation="none", extent=extent)
+    ax.hlines(np.arange(1.5, len(rows) + 0.5), 0, block_size, color=GREY, linewidth=2)
     ax.set(xlabel="token in the block", ylabel="block", yticks=range(1, len(rows) + 1, 2))
     return figure
 
@@ -79,15 +115,27 @@ def losses_of(state: "TrainerState", part: str = "validation") -> list[dict[str,
     return losses
 
 
-def draw_losses(history: list[dict[str, float]], base_loss: float, part: str) -> "Figure":
-    """The losses of a training by step; `base_loss` is that of `part` before the first step."""
+def draw_losses(history: list[dict[str, float]], base_loss: float | None = None) -> "Figure":
+    """The losses of a training by step; the best epoch is marked.
+
+    Args:
+        history: From `losses_of`.
+        base_loss: The loss on the evaluated part before the first step.
+    """
     figure, ax = axes()
     train = [(e["step"], e["train_loss"]) for e in history if "train_loss" in e]
-    held_out = [(e["step"], e[f"{part}_loss"]) for e in history if f"{part}_loss" in e]
-    held_out.insert(0, (0, base_loss))
+    name = next((n for e in history for n in e if n.endswith("_loss") and n != "train_loss"), "")
+    evaluated = [(e["step"], e[name]) for e in history if name in e]
+    for step, _ in evaluated[:-1]:
+        ax.axvline(step, color=GREY, linewidth=0.5)
+    best = min(evaluated, key=lambda point: point[1])[0] if evaluated else None
+    if base_loss is not None:
+        evaluated.insert(0, (0, base_loss))
     ax.plot(*zip(*train, strict=True), color=GREY, label="training")
-    ax.plot(*zip(*held_out, strict=True), color=COLOURS[0], marker="o", label=part)
-    ax.set(xlabel="step", ylabel="loss (nats a token)")
+    ax.plot(*zip(*evaluated, strict=True), color=COLOURS[0], marker="o", label=name[:-5] or "test")
+    if best is not None:
+        mark(ax, best, "best epoch")
+    ax.set(xlabel="step", ylabel="loss (nats per token)")
     ax.legend(frameon=False)
     return figure
 
@@ -123,22 +171,111 @@ def draw_lines(
     return figure
 
 
-def logarithmic(ax: object, x: list[float]) -> None:
-    """Make the x axis logarithmic, with the values as ticks, except those that would overlap."""
-    ticks: list[float] = []
-    apart = max(1.25, (max(x) / min(x)) ** 0.1)
-    for value in sorted(x):
-        if not ticks or value >= apart * ticks[-1]:
-            ticks.append(value)
-    ax.set_xscale("log")
-    ax.set_xticks(ticks, [f"{value:.3g}" for value in ticks], minor=False)
-    ax.set_xticks([], minor=True)
+def draw_likeliest(tokens: Sequence[str], probabilities: dict[str, Sequence[float]]) -> "Figure":
+    """A horizontal bar for the probability of each token, and under each name."""
+    figure, ax = axes(7, 0.7 + len(tokens) * (0.1 + 0.17 * len(probabilities)))
+    for bars in _grouped(ax.barh, probabilities):
+        ax.bar_label(bars, [f"{bar.get_width():.1%}" for bar in bars], padding=3)
+    ax.set_yticks(range(len(tokens)), [_label(token) for token in tokens])
+    ax.invert_yaxis()
+    ax.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+    ax.set_xlabel("probability")
+    if len(probabilities) > 1:
+        ax.legend(frameon=False)
+    return figure
+
+
+def draw_sentence(
+    tokens: Sequence[str], values: dict[str, Sequence[float]], label: str
+) -> "Figure":
+    """Bars over the tokens of a sentence, for each name; a dashed line marks the mean of each."""
+    figure, ax = axes(max(7, 0.32 * len(tokens)), 3)
+    for (name, heights), bars in zip(values.items(), _grouped(ax.bar, values), strict=True):
+        bars.set_label(f"{name}, mean {np.mean(heights):.2f}")
+        ax.axhline(np.mean(heights), color=bars[0].get_facecolor(), linestyle="--", linewidth=1)
+    ax.set_xticks(range(len(tokens)), [_label(t) for t in tokens], **SLANTED)
+    ax.set_ylabel(label)
+    figure.legend(loc="outside upper left", frameon=False, ncols=3)
+    return figure
+
+
+def _grouped(draw: object, values: dict[str, Sequence[float]]) -> list:
+    """The bars of each name, in a colour of its own, beside those of the others."""
+    width = 0.8 / len(values)
+    return [
+        draw(
+            np.arange(len(row)) + (i - (len(values) - 1) / 2) * width,
+            row,
+            width,
+            label=name,
+            color=COLOURS[i % len(COLOURS)],
+        )
+        for i, (name, row) in enumerate(values.items())
+    ]
+
+
+def _label(token: str) -> str:
+    return visible(token).replace("$", r"\$")  # else matplotlib takes two of them for mathematics
+
+
+def draw_histogram(
+    values: Sequence[float],
+    xlabel: str,
+    ylabel: str,
+    marks: dict[str, float] | None = None,
+    interval: tuple[float, float] | None = None,
+) -> "Figure":
+    """A histogram, with named lines at some values and an interval in another colour."""
+    figure, ax = axes()
+    ax.hist(values, bins=40, color=COLOURS[0])
+    if interval:
+        ax.axvspan(*interval, color=COLOURS[1], alpha=0.3, zorder=0, label="95 % interval")
+        ax.legend(frameon=False)
+    for name, value in (marks or {}).items():
+        mark(ax, value, name)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    return figure
+
+
+def draw_attention(weights: np.ndarray, tokens: Sequence[str] | None = None) -> "Figure":
+    """Which token looks at which: the more weight, the stronger the colour.
+
+    Args:
+        weights: One row for each token that looks, from 0 to 1: (tokens, tokens).
+    """
+    from matplotlib.colors import to_rgba
+
+    figure, ax = axes(4.5, 4.5)
+    shades = np.full((*weights.shape, 4), to_rgba(COLOURS[0]))
+    shades[..., 3] = weights
+    ax.imshow(shades, interpolation="none")
+    if tokens is not None:
+        names = [_label(token) for token in tokens]
+        ax.set_xticks(range(len(names)), names, **SLANTED)
+        ax.set_yticks(range(len(names)), names)
+    ax.set(xlabel="token that is looked at", ylabel="token that looks")
+    return figure
+
+
+def draw_flow(steps: dict[str, str]) -> "Figure":
+    """Named boxes from top to bottom, an arrow from each to the next, and a text beside each."""
+    figure, ax = axes(7, 0.55 * len(steps))
+    ax.set(xlim=(0, 1), ylim=(len(steps) - 0.5, -0.5))
+    ax.axis("off")
+    frame = {"boxstyle": "round", "facecolor": "none", "edgecolor": COLOURS[0], "linewidth": 1.5}
+    arrow = {"arrowstyle": "->", "color": COLOURS[0], "shrinkA": 10, "shrinkB": 10}
+    for i, (name, text) in enumerate(steps.items()):
+        ax.text(0.1, i, name, ha="center", va="center", weight="bold", bbox=frame)
+        ax.text(0.22, i, text, va="center")
+        if i:
+            ax.annotate("", (0.1, i), (0.1, i - 1), arrowprops=arrow)
+    return figure
 
 
 def heat_map(
-    text: str, offsets: list[tuple[int, int]], nats: dict[str, np.ndarray], darkest: float = 20.0
+    text: str, offsets: list[tuple[int, int]], nats: dict[str, np.ndarray], strongest: float = 20.0
 ) -> "HTML":
-    """The words of a text, on a darker ground the less likely a model found them.
+    """The words of a text, on a stronger blue the less likely a model found them.
 
     There is a column for each model. The nats of a word are the sum of those of its tokens, and are
     shown as its tooltip.
@@ -146,7 +283,7 @@ def heat_map(
     Args:
         offsets: The start and end of each token in the text.
         nats: The nats of each token, by model: (tokens,) each.
-        darkest: The nats from which on the ground gets no darker.
+        strongest: The nats from which on the colour gets no stronger.
     """
     from IPython.display import HTML
 
@@ -155,16 +292,7 @@ def heat_map(
     columns = []
     for name, values in nats.items():
         words = zip(text.split(), np.bincount(word_of, values, len(ends)), strict=False)
-        spans = " ".join(_shaded(word, float(value), darkest) for word, value in words)
+        spans = " ".join(shaded(word, float(value), strongest) for word, value in words)
         style = "text-align:left;vertical-align:top;width:50%"
         columns.append(f'<td style="{style}"><b>{html.escape(name)}</b><br>{spans}</td>')
     return HTML(f'<table style="line-height:1.7"><tr>{"".join(columns)}</tr></table>')
-
-
-def _shaded(word: str, nats: float, darkest: float) -> str:
-    """A word on white to dark blue, in letters with enough contrast."""
-    share = min(nats / darkest, 1.0)
-    red, green, blue = (round(255 + share * (dark - 255)) for dark in (0, 60, 120))
-    letters = "#fff" if share > 0.69 else "#000"
-    style = f"background:rgb({red},{green},{blue});color:{letters}"
-    return f'<span title="{nats:.1f} nats" style="{style}">{html.escape(word)}</span>'

@@ -14,8 +14,9 @@ from transformers import TrainerCallback
 from helpers.chunking import chunk
 from helpers.engine.blocks import STRATEGIES
 from helpers.engine.progress import FILE
+from helpers.engine.svg import svg
 from helpers.errors import UserError
-from helpers.figures import draw_blocks, draw_losses, losses_of, png
+from helpers.figures import draw_blocks, draw_losses, losses_of
 from helpers.generation import continue_text
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def block_size_slider(tokenized: "DatasetDict", eos_token_id: int, context: int)
         options=sizes, value=min(128, sizes[-1]), description="block_size", continuous_update=False
     )
     strategy = ipywidgets.Dropdown(options=STRATEGIES, description="strategy")
-    caption, image = ipywidgets.HTML(), ipywidgets.Image(format="png", width=700)
+    caption, image = ipywidgets.HTML(), ipywidgets.HTML()
 
     def draw(_=None) -> None:
         try:
@@ -46,7 +47,7 @@ def block_size_slider(tokenized: "DatasetDict", eos_token_id: int, context: int)
             f"{account.blocks:,} blocks, {account.places_filled:.1%} of their places filled, "
             f"{account.documents_cut:,} documents cut"
         )
-        image.value = png(draw_blocks(blocks["train"], size.value))
+        image.value = svg(draw_blocks(blocks["train"], size.value), caption.value)
 
     for control in (size, strategy):
         control.observe(draw, "value")
@@ -66,7 +67,7 @@ class LiveCurve(TrainerCallback):
             import ipywidgets
             from IPython.display import display
 
-            self._image = ipywidgets.Image(format="png", width=700)
+            self._image = ipywidgets.HTML()
             display(self._image)
 
     def on_log(self, args, state, control, **kwargs):
@@ -75,7 +76,8 @@ class LiveCurve(TrainerCallback):
             return
         history = losses_of(state, self.part)
         if any("train_loss" in entry for entry in history):
-            self._image.value = png(draw_losses(history, self.base_loss, self.part))
+            figure = draw_losses(history, self.base_loss)
+            self._image.value = svg(figure, "The losses of the training so far.")
             self._drawn = time.monotonic()
 
     def on_train_end(self, args, state, control, **kwargs):

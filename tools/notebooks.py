@@ -1,6 +1,8 @@
-"""Execute the notebooks, clean and check them, and write them in place: `make notebooks`."""
+"""Execute the notebooks, clean and check them, and write them in place: `make notebooks`.
 
-import base64
+`python -m tools.notebooks 00_idea` does so for the notebooks that are named.
+"""
+
 import os
 import re
 import sys
@@ -9,12 +11,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
+import papermill
 from nbformat import NotebookNode
 
+from helpers.engine.svg import in_file
 from helpers.errors import UserError
 from helpers.hub.sources import PROJECT
 from helpers.runs.notebook import FOLDER, QUIET, execute, path_of
 from helpers.runs.parameters import STEPS
+
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))  # 00_idea, the steps, the appendices
+BY_STEP = {path_of(step): step for step in STEPS}
 
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -92,7 +99,10 @@ def _cell_problems(cell: NotebookNode, count: int) -> Iterator[str]:
         if machine := MACHINE.search(text):
             yield f"has an output that depends on the machine: {machine[0]!r}"
         if "image/png" in data and not output.metadata.get("image/png", {}).get("alt"):
-            yield "has a figure without alt text"
+            yield "has an image without alt text"
+        for tag in re.findall("<(?:svg|img)[^>]*>", data.get("text/html", "")):
+            if not re.search(r' (?:role="img" aria-label|alt)="[^"]', tag):
+                yield "has a figure without alt text"
         if output.output_type == "error" and "raises-exception" not in _tags(cell):
             yield "ends with an error"
         if output.get("name") == "stderr":
@@ -102,24 +112,40 @@ def _cell_problems(cell: NotebookNode, count: int) -> Iterator[str]:
 def _write_losses_picture(notebook: NotebookNode) -> None:
     """Write the last picture of the training notebook as the README's."""
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    images = [o.data["image/png"] for o in outputs if "image/png" in o.get("data", {})]
-    (FOLDER / "losses.png").write_bytes(base64.b64decode(images[-1]))
+    pages = "".join(output.get("data", {}).get("text/html", "") for output in outputs)
+    drawing = re.findall(r"<svg.*?</svg>", pages, re.S)[-1]
+    (FOLDER / "losses.svg").write_text(in_file(drawing), encoding="utf-8")
 
 
-def main() -> None:
-    """Execute, clean, check and write every notebook; exit with status 1 if one has a problem."""
+def _execute(path: Path, output: Path) -> None:
+    """Execute a notebook from its defaults; a step's in a run folder."""
+    if step := BY_STEP.get(path):
+        execute(step, output, {})
+    else:
+        papermill.execute_notebook(
+            path, output, kernel_name="python3", progress_bar=False, cwd=PROJECT
+        )
+
+
+def main(names: list[str]) -> None:
+    """Execute, clean, check and write notebooks; exit with status 1 if one has a problem.
+
+    Args:
+        names: of the notebooks, without their ending; all if there are none.
+    """
     os.environ |= QUIET
+    chosen = [path for path in NOTEBOOKS if not names or path.stem in names]
     failed = False
     with tempfile.TemporaryDirectory() as folder:
-        for step in STEPS:
-            path = path_of(step)
+        for path in chosen:
+            output = Path(folder) / path.name
             try:
-                execute(step, Path(folder) / path.name, {})
-            except UserError as error:
-                sys.exit(str(error))
-            notebook = clean(nbformat.read(Path(folder) / path.name, as_version=4))
+                _execute(path, output)
+            except (UserError, papermill.PapermillExecutionError) as error:
+                sys.exit(f"{path.name}: {error}")
+            notebook = clean(nbformat.read(output, as_version=4))
             nbformat.write(notebook, path)
-            if step == "train":
+            if BY_STEP.get(path) == "train":
                 _write_losses_picture(notebook)
             found = problems(path)
             failed |= bool(found)
@@ -128,4 +154,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

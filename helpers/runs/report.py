@@ -1,15 +1,14 @@
 """A run on one page: `report.html`, which needs no network and can be printed."""
 
-import base64
-import html
 import json
 import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from helpers.engine.svg import logarithmic, svg
 from helpers.errors import RunError
-from helpers.figures import COLOURS, axes, draw_bars, draw_losses, logarithmic, png
+from helpers.figures import COLOURS, axes, draw_bars, draw_losses
 from helpers.runs.folder import Run
 from helpers.runs.parameters import STEPS, folder_of
 from helpers.runs.rendering import render, write_text
@@ -56,10 +55,8 @@ def write_report(run: Run) -> Path:
         title=f"Run {run.folder.resolve().name}",
         metrics=metrics,
         chosen_on=losses["part"],
-        bars=html_picture(draw_bars(both, "perplexity a token"), bars_alt),
-        curves=html_picture(
-            draw_losses(losses["history"], losses["base_loss"], losses["part"]), curves_alt
-        ),
+        bars=svg(draw_bars(both, "perplexity per token"), bars_alt),
+        curves=svg(draw_losses(losses["history"], losses["base_loss"]), curves_alt),
         scores=json.loads((run.path("evaluate") / "perplexity.json").read_text()),
         tokens=[{"": n, "tokens": metrics[f"tokens_{n}"]} for n in ("in", "kept", "dropped")],
         heat_maps=(run.path("evaluate") / "heat_maps.html").read_text(encoding="utf-8"),
@@ -111,7 +108,7 @@ def _figure(table: "pd.DataFrame", name: str) -> str:
     ordered, best = table.sort_values(name), table.iloc[0][name]
     values, perplexities = ordered[name].tolist(), ordered["perplexity"].tolist()
     figure = draw_points(values, perplexities, name, "perplexity")
-    return html_picture(figure, f"Perplexity against {name}; the best run has {name} = {best}.")
+    return svg(figure, f"Perplexity against {name}; the best run has {name} = {best}.")
 
 
 def draw_points(x: list[float], y: list[float], xlabel: str, ylabel: str) -> "Figure":
@@ -122,9 +119,3 @@ def draw_points(x: list[float], y: list[float], xlabel: str, ylabel: str) -> "Fi
         logarithmic(ax, x)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     return figure
-
-
-def html_picture(figure: "Figure", alt: str) -> str:
-    """The figure as an HTML element that needs no other file."""
-    data = base64.b64encode(png(figure)).decode()
-    return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{data}">'

@@ -84,8 +84,10 @@ def test_links_lead_to_what_they_name(run, tmp_path):
         ]
         (run / "01_load" / "01_load.ipynb").touch()
         assert links and (path.parent / links[0]).is_file()
-    [figure] = page.find_all("img")
-    assert figure["alt"] == f"Perplexity against {HOSTILE}; the best run has {HOSTILE} = 1.0."
+    [figure] = page.find_all("svg")
+    assert (
+        figure["aria-label"] == f"Perplexity against {HOSTILE}; the best run has {HOSTILE} = 1.0."
+    )
 
 
 def test_a_stale_run_is_not_reported(run):

@@ -6,15 +6,13 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from helpers.runs.notebook import path_of
-from helpers.runs.parameters import STEPS
-from tools.notebooks import clean, problems
+from tools.notebooks import NOTEBOOKS, clean, problems
 
 
-@pytest.mark.parametrize("step", STEPS)
-def test_the_committed_notebook_has_no_problem_and_is_clean(step):
-    assert problems(path_of(step)) == []
-    notebook = nbformat.read(path_of(step), as_version=4)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_committed_notebook_has_no_problem_and_is_clean(path):
+    assert problems(path) == []
+    notebook = nbformat.read(path, as_version=4)
     assert clean(copy.deepcopy(notebook)) == notebook
 
 
@@ -32,7 +30,15 @@ FLAWS = {
             "1", execution_count=2, outputs=[new_output("stream", text="in /home/someone/x")]
         ),
     ],
-    "alt text": [
+    "a figure without alt text": [
+        PARAMETERS,
+        new_code_cell(
+            "1",
+            execution_count=2,
+            outputs=[new_output("display_data", {"text/html": '<svg role="img" width="9">'})],
+        ),
+    ],
+    "an image without alt text": [
         PARAMETERS,
         new_code_cell(
             "1", execution_count=2, outputs=[new_output("display_data", {"image/png": "aGk="})]
