@@ -1,18 +1,18 @@
 """Splits that do not leak: near-duplicates of a document never lie in different parts."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from helpers.data import texts
 from helpers.engine.dealing import deal
+from helpers.engine.duplicates import near_duplicate_groups
 from helpers.engine.shingles import (
-    first_of_group,
-    join_copies,
-    join_similar,
+    batches_of,
+    first_in_document,
+    is_in,
     shingles_of,
-    unique_pairs,
     words_of,
 )
 from helpers.errors import ParameterError
@@ -79,7 +79,7 @@ def split_fairly(
     return DatasetDict({part: examples.select(rows[part]) for part in rows})
 
 
-def near_duplicates(documents: list[str]) -> np.ndarray:
+def near_duplicates(documents: Collection[str]) -> np.ndarray:
     """Group documents that are near-duplicates of each other.
 
     Two documents are near-duplicates if at least half of the shorter one's shingles (runs of 8
@@ -88,51 +88,42 @@ def near_duplicates(documents: list[str]) -> np.ndarray:
 
     A passage that many documents have, such as a system prompt or a footer, is no sign of a copy:
     shingles in more than 5 % of the different documents (in more than 10 at least, 1,000 at most)
-    are left out, and documents are compared by their other words.
+    are left out, and documents are compared by their other words; how many is printed.
+
+    Args:
+        documents: a list, or `Texts`, which are read in batches.
 
     Returns:
         A group number for each document: (documents,).
 
     Source: Broder, "On the resemblance and containment of documents" (1997).
     """
-    group = np.arange(len(documents))  # an earlier document of the same group, or itself
-    words, lengths = words_of(documents, r"\w+")
-    while True:
-        starts, owner, value = shingles_of(words, lengths, SHINGLE)
-        values, number = np.unique(value, return_inverse=True)
-        original = group[owner] == owner
-        document, shingle = unique_pairs(owner[original], number[original])
-        join_copies(document, shingle, group)
-        original = group[document] == document
-        document, shingle = document[original], shingle[original]
-        limit = min(max(10, np.count_nonzero(np.diff(document)) / 20), 1000)
-        common = np.bincount(shingle, minlength=len(values)) > limit
-        if not common.any():
-            break
-        kept = np.ones(len(words), bool)
-        for offset in range(SHINGLE):
-            kept[starts[common[number]] + offset] = False
-        owners = np.repeat(np.arange(len(lengths)), lengths)
-        words, lengths = words[kept], np.bincount(owners[kept], minlength=len(lengths))
-    join_similar(document, shingle, group)
-    return first_of_group(group, np.arange(len(group)))
+    groups, common = near_duplicate_groups(documents, SHINGLE, r"\w+")
+    if common:
+        print(
+            f"{common:,} runs of {SHINGLE} words that many documents have, such as a footer, do "
+            "not count as copies."
+        )
+    return groups
 
 
-def shared_ngrams(train: list[str], test: list[str], n: int = 8) -> np.ndarray:
+def shared_ngrams(train: Iterable[str], test: Collection[str], n: int = 8) -> np.ndarray:
     """For each text of `test`, the share of its different n-grams of words that occur in `train`.
 
     Words are what lies between white space, upper and lower case alike. A share much above zero
-    means that the model has seen the test.
+    means that the model has seen the test. `train` is read in batches.
 
     Returns:
         Shares from 0 to 1, NaN for a text of fewer than n words: (test texts,).
     """
-    words, lengths = words_of([*train, *test], r"\S+")
+    words, lengths = words_of(test, r"\S+")
     _, owner, value = shingles_of(words, lengths, n)
-    whole = lengths[owner] >= n
-    owner, ngram = owner[whole] - len(train), np.unique(value[whole], return_inverse=True)[1]
-    in_train = np.zeros(len(ngram), bool)
-    in_train[ngram[owner < 0]] = True
-    text, ngram = unique_pairs(owner[owner >= 0], ngram[owner >= 0])
-    shared, total = (np.bincount(text, weights, len(test)) for weights in (in_train[ngram], None))
+    whole = (lengths[owner] >= n) & first_in_document(owner, value)
+    owner, (ngrams, number) = owner[whole], np.unique(value[whole], return_inverse=True)
+    in_train = np.zeros(len(ngrams), bool)
+    for batch in batches_of(train):
+        words, lengths = words_of(batch, r"\S+")
+        _, text, value = shingles_of(words, lengths, n)
+        in_train |= is_in(ngrams, np.unique(value[lengths[text] >= n]))
+    shared, total = (np.bincount(owner, w, len(test)) for w in (in_train[number], None))
     return np.divide(shared, total, out=np.full(len(test), np.nan), where=total > 0)

@@ -1,23 +1,37 @@
-"""Documents as sets of shingles (runs of words), and groups of documents that share many of them.
-
-All documents are compared at once, in arrays. `group` leads from each document to an earlier one of
-the same group, and from the first of a group to itself.
-"""
+"""Shingles (runs of words) as 64-bit hashes, computed for many documents at once."""
 
 import re
-from itertools import pairwise
+from collections.abc import Iterable, Iterator
+from itertools import chain
 
 import numpy as np
 
+CHARACTERS = 2_000_000  # in a batch of documents
+FACTOR = 0x9E3779B97F4A7C15
 
-def words_of(documents: list[str], pattern: str) -> tuple[np.ndarray, np.ndarray]:
-    """The words of all documents end to end, as numbers from 1, and how many each document has."""
-    numbers: dict[str, int] = {}
-    arrays = [np.zeros(0, np.uint64)]
+
+def batches_of(documents: Iterable[str]) -> Iterator[list[str]]:
+    """The documents in lists of about two million characters."""
+    batch, size = [], 0
     for document in documents:
-        words = re.findall(pattern, document.lower())
-        arrays.append(np.array([numbers.setdefault(w, len(numbers) + 1) for w in words], np.uint64))
-    return np.concatenate(arrays), np.array([len(array) for array in arrays[1:]], np.int64)
+        batch.append(document)
+        size += len(document)
+        if size >= CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def words_of(documents: Iterable[str], pattern: str) -> tuple[np.ndarray, np.ndarray]:
+    """The hashes of all words end to end, and how many words each document has.
+
+    Python salts these hashes: they mean nothing to another process.
+    """
+    found = [re.findall(pattern, document.lower()) for document in documents]
+    lengths = np.array([len(words) for words in found], np.int64)
+    hashes = np.fromiter(map(hash, chain.from_iterable(found)), np.int64, lengths.sum())
+    return hashes.view(np.uint64), lengths
 
 
 def shingles_of(
@@ -25,71 +39,41 @@ def shingles_of(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Where each run of `width` words begins, its document, and its 64-bit hash.
 
-    A document of fewer words is one run.
+    A document of fewer words is one run. The hash is a polynomial in the hashes of the words.
     """
-    owner = np.repeat(np.arange(len(lengths)), lengths)
-    left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(words))  # in the document
+    powers = [np.uint64(pow(FACTOR, power, 1 << 64)) for power in range(width)]
     value = np.zeros(len(words), np.uint64)
-    for offset in range(min(width, len(words))):
-        count = len(words) - offset
-        mixed = (value[:count] ^ words[offset:]) * np.uint64(0x9E3779B97F4A7C15)
-        mixed ^= mixed >> np.uint64(29)
-        np.copyto(value[:count], mixed, where=left[:count] > offset)
+    for offset, power in enumerate(powers[: len(words)]):
+        value[: len(words) - offset] += words[offset:] * power
+    ends = np.cumsum(lengths)
+    short = np.flatnonzero((lengths > 0) & (lengths < width))
+    first = (ends - lengths)[short]
+    value[first] = 0
+    for offset, power in enumerate(powers):
+        inside = first[lengths[short] > offset]
+        value[inside] += words[inside + offset] * power
+    owner = np.repeat(np.arange(len(lengths)), lengths)
+    left = ends[owner] - np.arange(len(words))  # words in the document from here on
     starts = np.flatnonzero((left >= width) | (left == lengths[owner]))
     return starts, owner[starts], value[starts]
 
 
-def unique_pairs(document: np.ndarray, shingle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The different pairs of a document and a shingle, in order."""
-    base = int(shingle.max(initial=0)) + 1
-    # np.unique would build a table of hashes, which is three times as slow
-    pairs = np.sort(document * base + shingle)
-    return np.divmod(pairs[np.diff(pairs, prepend=-1) > 0], base)
+def first_in_document(owner: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """Whether each shingle comes for the first time in its document."""
+    first = np.ones(len(owner), bool)
+    key = value ^ (owner.astype(np.uint64) * np.uint64(FACTOR))
+    ordered = np.sort(key)
+    repeated = ordered[1:][ordered[1:] == ordered[:-1]]
+    suspects = np.flatnonzero(is_in(key, np.unique(repeated)))  # few, so they can be sorted by both
+    suspects = suspects[np.lexsort((value[suspects], owner[suspects]))]
+    again = (np.diff(owner[suspects]) == 0) & (np.diff(value[suspects]) == 0)
+    first[suspects[1:][again]] = False
+    return first
 
 
-def first_of_group(group: np.ndarray, documents: np.ndarray) -> np.ndarray:
-    """The first document of the group of each."""
-    while (group[documents] != documents).any():
-        documents = group[documents]
-    return documents
-
-
-def join_copies(document: np.ndarray, shingle: np.ndarray, group: np.ndarray) -> None:
-    """Put documents with the same set of shingles into the group of the first of them."""
-    known: dict[bytes, int] = {}
-    starts = np.flatnonzero(np.diff(document, prepend=-1)).tolist()
-    for start, end in pairwise([*starts, len(document)]):
-        first = known.setdefault(shingle[start:end].tobytes(), document[start])
-        group[document[start]] = first
-
-
-def join_similar(document: np.ndarray, shingle: np.ndarray, group: np.ndarray) -> None:
-    """Join the groups of two documents if at least half of the shingles of the smaller are shared.
-
-    One of the shared ones is then among any half plus one of its shingles, so a document is only
-    compared with those that have one of its rarest (prefix filtering, Chaudhuri et al. 2006).
-    """
-    frequency = np.bincount(shingle)
-    by_shingle, ends = document[np.argsort(shingle, kind="stable")], np.cumsum(frequency)
-
-    def documents_with(shingles: np.ndarray) -> np.ndarray:
-        return np.concatenate([by_shingle[ends[s] - frequency[s] : ends[s]] for s in shingles])
-
-    shingle = shingle[np.lexsort((frequency[shingle], document))]  # the rarest of each first
-    sizes = np.bincount(document, minlength=len(group))
-    starts = np.cumsum(sizes) - sizes
-    rank = np.arange(len(shingle)) - np.repeat(starts, sizes)
-    rare = rank <= np.repeat(sizes // 2, sizes)
-    for i in np.unique(document[rare & (frequency[shingle] > 1)]):
-        own = shingle[starts[i] : starts[i] + sizes[i]]
-        near = np.unique(documents_with(own[: sizes[i] // 2 + 1]))
-        near = near[
-            (sizes[near] >= sizes[i])
-            & (first_of_group(group, near) != first_of_group(group, np.array([i])))
-        ]
-        if len(near):
-            holders = documents_with(own)
-            place = np.searchsorted(near, holders).clip(max=len(near) - 1)
-            shared = np.bincount(place[near[place] == holders], minlength=len(near))
-            joined = first_of_group(group, np.append(near[2 * shared >= sizes[i]], i))
-            group[joined] = joined.min()
+def is_in(values: np.ndarray, ordered: np.ndarray) -> np.ndarray:
+    """Whether each value is one of the `ordered` ones."""
+    if not len(ordered):
+        return np.zeros(len(values), bool)
+    place = np.searchsorted(ordered, values)
+    return ordered[place.clip(max=len(ordered) - 1)] == values
