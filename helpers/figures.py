@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from IPython.display import HTML
     from matplotlib.figure import Figure
-    from transformers import TrainerState
+    from transformers import PreTrainedTokenizerBase, TrainerState
 
 # After Okabe and Ito, for colour-blind readers; each stands out from white and from black.
 COLOURS = ("#0072B2", "#C2760A", "#009E73", "#C8609B", "#8B6FD1", "#9A6A2F")
@@ -50,12 +50,9 @@ def token_boxes(
     labels: Sequence[object] | None = None,
     groups: Sequence[int] | None = None,
 ) -> "HTML":
-    """Tokens in a row of boxes, with a label under each.
+    """Tokens in a row of boxes, spaces as `␣`, with a label under each, such as its id.
 
-    Args:
-        tokens: The text of each token; a space is shown as `␣`.
-        labels: What stands under each box, such as its id.
-        groups: Boxes of one group have one colour; without groups, colours alternate.
+    Boxes of one group have one colour; without groups, colours alternate.
     """
     from IPython.display import HTML
 
@@ -74,28 +71,6 @@ def visible(token: str) -> str:
     '␣the'
     """
     return token.replace(" ", "␣").replace("\n", "⏎")
-
-
-def draw_blocks(blocks: "Dataset", block_size: int, count: int = 12) -> "Figure":
-    """The first blocks as rows: tokens of one document in one colour, padding left empty."""
-    from matplotlib.colors import to_rgba
-
-    rows = blocks[:count]["position_ids"]
-    shades = np.zeros((len(rows), block_size, 4))
-    document, full = -1, False
-    for row, positions in enumerate(rows):
-        for column, position in enumerate(positions):
-            continues = column == 0 and full  # a document may go on after a full block
-            document += position == 0 and not continues
-            shade = COLOURS[document % len(COLOURS)]
-            shades[row, column] = to_rgba(shade)
-        full = len(positions) == block_size
-    figure, ax = axes(7, 0.6 + 0.2 * len(rows))
-    extent = (0, block_size, len(rows) + 0.5, 0.5)
-    ax.imshow(shades, aspect="auto", interpolation="none", extent=extent)
-    ax.hlines(np.arange(1.5, len(rows) + 0.5), 0, block_size, color=GREY, linewidth=2)
-    ax.set(xlabel="token in the block", ylabel="block", yticks=range(1, len(rows) + 1, 2))
-    return figure
 
 
 def losses_of(state: "TrainerState", part: str = "validation") -> list[dict[str, float]]:
@@ -296,3 +271,30 @@ def heat_map(
         style = "text-align:left;vertical-align:top;width:50%"
         columns.append(f'<td style="{style}"><b>{html.escape(name)}</b><br>{spans}</td>')
     return HTML(f'<table style="line-height:1.7"><tr>{"".join(columns)}</tr></table>')
+
+
+def token_rows(rows: dict[str, list[tuple[str, int]]]) -> "HTML":
+    """Named rows of tokens as boxes; a token is its text, and a number that gives its colour."""
+    from IPython.display import HTML
+
+    page = ""
+    for name, row in rows.items():
+        tokens, groups = zip(*row, strict=True)
+        page += f"<b>{html.escape(name)}</b> {token_boxes(tokens, groups=groups).data}"
+    return HTML(page)
+
+
+def block_boxes(
+    blocks: "Dataset", tokenizer: "PreTrainedTokenizerBase", count: int = 3, longest: int = 128
+) -> "HTML":
+    """The first blocks, each cut to `longest` tokens; a document has a colour of its own."""
+    rows, document, last = {}, -1, tokenizer.eos_token_id
+    for number, block in enumerate(blocks.select(range(min(count, len(blocks)))), 1):
+        tokens = []
+        for token, position in zip(block["input_ids"], block["position_ids"], strict=True):
+            goes_on = not tokens and last != tokenizer.eos_token_id  # cut by the end of a block
+            document += position == 0 and not goes_on
+            tokens.append((tokenizer.decode([token]), document))
+            last = token
+        rows[f"block {number}"] = tokens[:longest]
+    return token_rows(rows)

@@ -16,16 +16,18 @@ from helpers.engine.blocks import STRATEGIES
 from helpers.engine.progress import FILE
 from helpers.engine.svg import svg
 from helpers.errors import UserError
-from helpers.figures import draw_blocks, draw_losses, losses_of
+from helpers.figures import block_boxes, draw_losses, losses_of
 from helpers.generation import continue_text
 
 if TYPE_CHECKING:
-    from datasets import DatasetDict
+    from datasets import Dataset
     from ipywidgets import Widget
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def block_size_slider(tokenized: "DatasetDict", eos_token_id: int, context: int) -> "Widget":
+def block_size_slider(
+    tokenized: "Dataset", tokenizer: "PreTrainedTokenizerBase", context: int
+) -> "Widget":
     """The first blocks in colour, for the block size and strategy that the reader chooses."""
     import ipywidgets
 
@@ -34,25 +36,24 @@ def block_size_slider(tokenized: "DatasetDict", eos_token_id: int, context: int)
         options=sizes, value=min(128, sizes[-1]), description="block_size", continuous_update=False
     )
     strategy = ipywidgets.Dropdown(options=STRATEGIES, description="strategy")
-    caption, image = ipywidgets.HTML(), ipywidgets.HTML()
+    caption, picture = ipywidgets.HTML(), ipywidgets.HTML()
 
     def draw(_=None) -> None:
         try:
-            blocks, accounts = chunk(tokenized, size.value, eos_token_id, strategy.value)
+            blocks, account = chunk(tokenized, size.value, tokenizer.eos_token_id, strategy.value)
         except UserError as error:
             caption.value = html.escape(str(error))
             return
-        account = accounts["train"]
         caption.value = (
             f"{account.blocks:,} blocks, {account.places_filled:.1%} of their places filled, "
             f"{account.documents_cut:,} documents cut"
         )
-        image.value = svg(draw_blocks(blocks["train"], size.value), caption.value)
+        picture.value = block_boxes(blocks, tokenizer).data
 
     for control in (size, strategy):
         control.observe(draw, "value")
     draw()
-    return ipywidgets.VBox([size, strategy, caption, image])
+    return ipywidgets.VBox([size, strategy, caption, picture])
 
 
 class LiveCurve(TrainerCallback):

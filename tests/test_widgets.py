@@ -2,7 +2,7 @@
 
 import ipywidgets
 import pytest
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 
 from helpers.widgets import block_size_slider, playground
 
@@ -17,23 +17,20 @@ def only(box, kind, description=""):
     return found
 
 
-def test_the_slider_offers_no_block_beyond_the_context_and_draws_each_size():
-    box = block_size_slider(
-        DatasetDict(train=Dataset.from_dict({"input_ids": [[5] * 100, [6] * 50]})), 0, 64
-    )
-    size = only(box, ipywidgets.SelectionSlider)
-    said, image = (child for child in box.children if type(child) is ipywidgets.HTML)
+def test_the_slider_offers_no_block_beyond_the_context_and_draws_each_size(tokenizer):
+    documents = Dataset.from_dict({"input_ids": [[5] * 100, [6] * 50]})
+    box = block_size_slider(documents, tokenizer, 64)
+    size, (said, picture) = only(box, ipywidgets.SelectionSlider), box.children[2:]
     assert size.options == (16, 32, 64) and size.value == 64
-    before = image.value
-    assert before.startswith("<svg") and "3 blocks" in said.value
+    assert picture.value.count("monospace") == 100 + 50 + 2 and "3 blocks" in said.value
     size.value = 16
-    assert "10 blocks" in said.value and image.value != before
+    assert picture.value.count("monospace") == 3 * 16 and "10 blocks" in said.value
     only(box, ipywidgets.Dropdown).value = "document"
     assert "11 blocks" in said.value
 
 
-def test_the_slider_says_what_is_wrong_in_a_sentence():
-    box = block_size_slider(DatasetDict(train=Dataset.from_dict({"input_ids": [[]]})), 0, 64)
+def test_the_slider_says_what_is_wrong_in_a_sentence(tokenizer):
+    box = block_size_slider(Dataset.from_dict({"input_ids": [[]]}), tokenizer, 64)
     assert "No block comes out" in box.children[2].value
 
 
@@ -60,9 +57,7 @@ def test_the_playground_writes_with_every_model_and_explains_a_mistake(tokenizer
 @pytest.mark.parametrize(
     "make",
     [
-        lambda t: block_size_slider(
-            DatasetDict(train=Dataset.from_dict({"input_ids": [[1] * 99]})), 0, 64
-        ),
+        lambda t: block_size_slider(Dataset.from_dict({"input_ids": [[1] * 99]}), t, 64),
         lambda t: playground({}, t, ""),
     ],
 )
