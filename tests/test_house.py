@@ -99,6 +99,24 @@ def test_nothing_imports_tools_or_what_is_private_elsewhere():
     assert not wrong
 
 
+def test_tests_and_tools_import_nothing_private():
+    wrong = [
+        (path.name, imported, name)
+        for folder in ("tests", "tools")
+        for path in (PROJECT / folder).rglob("*.py")
+        for imported, name in imports_of(path)
+        if name.startswith("_") or imported == "a relative import"
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("folder", ["engine", "hub", "runs"])
+def test_the_tests_of_a_wing_are_named_after_its_modules(folder):
+    tests = {p.stem.removeprefix("test_") for p in (PROJECT / "tests" / folder).glob("test_*.py")}
+    assert tests
+    assert tests <= {p.stem for p in (PACKAGE / folder).glob("*.py")}
+
+
 def test_imports_make_no_circle():
     graph: dict[str, set[str]] = {name: set() for name in modules()}
     for importer, imported, _ in edges():

@@ -81,12 +81,12 @@ class ResumableTrainer(Trainer):
 
         self._batches = [*(self._batches if self.watch.micro_step else []), inputs]
         self.watch.micro_step += 1
-        pending = [inputs]
+        step, pending = super().training_step, [inputs]
         while True:
             try:
                 for batch in pending:
                     parts = self._parts(batch)
-                    loss = sum(self._part_step(model, p, num_items_in_batch) for p in parts)
+                    loss = sum(step(model, p, num_items_in_batch) for p in parts)
                 break
             except RuntimeError as error:
                 if not should_reduce_batch_size(error):
@@ -97,9 +97,6 @@ class ResumableTrainer(Trainer):
         if not math.isfinite(loss):
             self._stop(f"training loss is {float(loss)}", f" (batch {self.watch.micro_step} of it)")
         return loss
-
-    def _part_step(self, model, part, num_items_in_batch):
-        return super().training_step(model, part, num_items_in_batch)
 
     def _parts(self, batch: dict[str, "torch.Tensor"]) -> list[dict[str, "torch.Tensor"]]:
         rows = [value.tensor_split(min(self.pieces, len(value))) for value in batch.values()]

@@ -12,7 +12,12 @@ from rich.console import Console
 
 from helpers.errors import UserError
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+ABOUT = """Causal language modelling in six notebooks, as one batch job or as many.
+
+Relative paths start at the project's folder, wherever a command is called from."""
+app = typer.Typer(
+    help=ABOUT, add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True
+)
 
 Profile = Annotated[
     str | None,
@@ -36,14 +41,6 @@ EDITED = (
 )
 
 
-@app.callback()
-def commands() -> None:
-    """Causal language modelling in six notebooks, as one batch job or as many.
-
-    Relative paths start at the project's folder, wherever a command is called from.
-    """
-
-
 def make_console() -> Console:
     """The console of all commands; in a file or a pipe, tables keep their lines whole."""
     width = None if sys.stdout.isatty() else 200
@@ -56,15 +53,12 @@ def _resumed(
     """A run's folder, profile and settings, and a notice if some are remembered by the folder."""
     from helpers.runs.profiles import DEFAULT, choose_folder, expand_settings, resume
 
-    folder = choose_folder(run_dir, profile)
+    folder, chosen = choose_folder(run_dir, profile), expand_settings(given or [])
     name, settings = resume(folder, profile, given or [])
-    if settings.keys() == expand_settings(given or []).keys() and (
-        profile is not None or name == DEFAULT
-    ):
+    if settings.keys() == chosen.keys() and (profile is not None or name == DEFAULT):
         return folder, name, settings, []
-    listed = [f"{folder} resumes with profile {name}"]
-    notice = ", ".join([*listed, *(f"{key}={value}" for key, value in settings.items())]) + "."
-    return folder, name, settings, [notice]
+    parts = [f"{folder} resumes with profile {name}", *(f"{k}={v}" for k, v in settings.items())]
+    return folder, name, settings, [", ".join(parts) + "."]
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """A table of runs: what differs, how good each is, and which differences are within the noise."""
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from functools import cache
@@ -104,7 +105,9 @@ def is_worse(difference: np.ndarray, runs: int) -> bool:
         runs: how many runs are compared.
     """
     error = difference.std(ddof=1) / np.sqrt(len(difference))
-    return bool(difference.mean() > t_quantile(0.05 / _pairs(runs), len(difference) - 1) * error)
+    return bool(
+        difference.mean() > t_quantile(0.05 / math.comb(runs, 2), len(difference) - 1) * error
+    )
 
 
 @cache
@@ -120,13 +123,9 @@ def t_quantile(share: float, freedom: int) -> float:
     return float(np.sqrt(freedom) * np.tan(np.interp(-share, -beyond / beyond[0], angles[:-1])))
 
 
-def _pairs(runs: int) -> int:
-    return runs * (runs - 1) // 2
-
-
 def explanation(table: "pd.DataFrame") -> str:
     """How to read the table of `comparison`, in a few sentences."""
-    pairs = _pairs(int((table["beside best"] != OTHER_TEXT).sum()))
+    pairs = math.comb(int((table["beside best"] != OTHER_TEXT).sum()), 2)
     text = (
         "A run is called worse if the choice of the test documents does not explain its difference "
         "from the best. The best was picked after its number was seen, so the test is two-sided "

@@ -33,19 +33,15 @@ class Rule:
         """Which values are valid, in words."""
         if self.choices:
             return "it must be one of " + ", ".join(repr(c) for c in self.choices)
-        noun = {
-            int: "a whole number",
-            float: "a number",
-            str: "a string" if self.empty else "a non-empty string",
-            bool: "true or false",
-        }[self.kind]
+        text = "a string" if self.empty else "a non-empty string"
+        nouns = {int: "a whole number", float: "a number", str: text, bool: "true or false"}
+        needed = f"it must be {nouns[self.kind]}"
         if self.high < math.inf:
-            return f"it must be {noun} between {self.low:,} and {self.high:,}" + (
-                ", both excluded" if self.open else ""
-            )
+            excluded = ", both excluded" if self.open else ""
+            return f"{needed} between {self.low:,} and {self.high:,}{excluded}"
         if self.low > -math.inf:
-            return f"it must be {noun} {'greater than' if self.open else 'of at least'} {self.low}"
-        return f"it must be {noun}"
+            return f"{needed} {'greater than' if self.open else 'of at least'} {self.low}"
+        return needed
 
     def check(self, name: str, value: object) -> object:
         """The value, converted from int to float if needed; ParameterError if it is not valid."""

@@ -32,7 +32,8 @@ def _environment() -> "Environment":
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"cell": _cell, "link": _link, "markdown": _markdown, "repr": repr}
+    environment.filters |= {"cell": _cell, "markdown": _markdown, "repr": repr}
+    environment.filters["link"] = lambda path: quote(path.as_posix())  # escapes `#`, `?`, spaces
     return environment
 
 
@@ -41,11 +42,6 @@ def _cell(value: object) -> str:
     if isinstance(value, float):
         return f"{value:,.5g}"
     return f"{value:,}" if type(value) is int else "" if value is None else str(value)
-
-
-def _link(path: Path) -> str:
-    """A relative path as a link, with `#`, `?` and spaces escaped."""
-    return quote(path.as_posix())
 
 
 def _markdown(value: object) -> str:
