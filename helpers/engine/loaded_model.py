@@ -112,7 +112,7 @@ def device() -> str:
 
 
 def fuse_gelu(model: "PreTrainedModel") -> None:
-    """Replace the activation of GPT-2 and its kin by PyTorch's fused one, which is faster."""
+    """Replace the activation of GPT-2 and similar models by PyTorch's fused one, for speed."""
     import torch
     from transformers.activations import NewGELUActivation
 

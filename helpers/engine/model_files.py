@@ -1,4 +1,4 @@
-"""What the files of a model show without loading it: a moment's look before a long run."""
+"""Checks of a model's files without loading it, which take a moment before a long run."""
 
 import json
 from collections.abc import Iterable

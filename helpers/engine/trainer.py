@@ -201,7 +201,7 @@ def runtime_arguments(
 
     Args:
         checkpoints: The folder for checkpoints and logs.
-        dtype: The precision to compute in, see `helpers.training.choose_dtype`.
+        dtype: The precision to compute in, see `helpers.engine.speed.choose_dtype`.
         report_to: `none`, or a package that logs the losses.
         fsdp: Whether to shard the model over the GPUs of several processes.
 

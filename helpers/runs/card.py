@@ -27,7 +27,7 @@ def model_card(step: "Step", metrics: Mapping[str, object]) -> str:
         dataset_type=on_hub["dataset"][0] if "dataset" in on_hub else "text",
         dataset_name=f"{data}, {metrics['tokens_rolling']:,} tokens set aside",
         metric_type="perplexity",
-        metric_name="perplexity a token, rolling",
+        metric_name="perplexity per token, rolling",
         metric_value=round(metrics["perplexity_finetuned"], 3),
     )
     metadata = ModelCardData(

@@ -51,7 +51,7 @@ class View(Progress):
             self._bars[name] = self.add_task(f"{name} {folder}".strip(), total=None, note="")
         elif event == "progress" and name in self._bars:
             done, total, note = details["done"], details["total"], details["note"]
-            speed = f"{details['rate']:,.1f} a second"
+            speed = f"{details['rate']:,.1f} per second"
             note = f"{done:,} of {total:,} {details['what']}, {speed}  {note}"
             self.update(self._bars[name], total=total, completed=done, note=note)
         elif event in ("done", "skipped"):
@@ -92,8 +92,8 @@ def print_summary(run: Run, console: Console) -> None:
         console.print("the best epoch was chosen on the test part, which flatters the result")
     console.print(
         f"tokens: {metrics['tokens_in']:,} in, {metrics['tokens_kept']:,} kept, "
-        f"{metrics['tokens_dropped']:,} dropped; {metrics['train_tokens_per_second']:,.0f} a second"
-        f" in training, {metrics['dtype']} on {metrics['device']}"
+        f"{metrics['tokens_dropped']:,} dropped; {metrics['train_tokens_per_second']:,.0f} per "
+        f"second in training, {metrics['dtype']} on {metrics['device']}"
     )
     if omitted := metrics.get("examples_left_out"):
         console.print(f"examples: {omitted:,} are left out by load.split")
