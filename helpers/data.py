@@ -5,9 +5,12 @@ string.
 """
 
 import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from helpers.engine.columns import join_columns, select_text
+import numpy as np
+
+from helpers.engine.columns import TextColumn
 from helpers.engine.readers import reader_for, reading_error
 from helpers.errors import DataError, ParameterError, first_line
 from helpers.hub.sources import locate
@@ -73,22 +76,21 @@ def drop_empty(examples: "Dataset", text_column: str) -> "Dataset":
 
     Raises DataError if none has any.
     """
-    keep = [i for i, text in enumerate(texts(examples, text_column)) if text.strip()]
-    total, empty = len(examples), len(examples) - len(keep)
-    if not keep:
+    documents = Texts(examples, text_column)
+    keep = np.fromiter((bool(text.strip()) for text in documents), bool, len(documents))
+    total, empty = len(keep), np.count_nonzero(~keep)
+    if empty == total:
         raise DataError(
             f"None of the {total:,} examples has any text in {text_column!r}: "
             "choose another text_column."
         )
     if empty:
         print(f"{empty:,} of {total:,} examples have no text in {text_column!r} and are left out.")
-    return examples.select(keep)
+    return examples.select(np.flatnonzero(keep)) if empty else examples
 
 
-def texts(
-    examples: "Dataset", text_column: str, tokenizer: "PreTrainedTokenizerBase | None" = None
-) -> list[str]:
-    """The text of each example.
+class Texts:
+    """The text of each example, read in batches: `for text in Texts(examples, "text")`.
 
     A string stays as it is, a list of strings is joined by spaces, and `''` stands for no text.
 
@@ -101,4 +103,25 @@ def texts(
     Raises:
         ParameterError: for a column that is not there, or that holds something other than text.
     """
-    return join_columns(select_text(examples, text_column)[:], text_column, tokenizer)
+
+    def __init__(
+        self,
+        examples: "Dataset",
+        text_column: str,
+        tokenizer: "PreTrainedTokenizerBase | None" = None,
+    ):
+        self._column, self._tokenizer = TextColumn(examples, text_column), tokenizer
+
+    def __len__(self) -> int:
+        return len(self._column.rows)
+
+    def __iter__(self) -> Iterator[str]:
+        for table in self._column.rows.iter(self._column.batch_size(1 << 20)):
+            yield from self._column.texts(table, self._tokenizer)
+
+
+def texts(
+    examples: "Dataset", text_column: str, tokenizer: "PreTrainedTokenizerBase | None" = None
+) -> list[str]:
+    """The text of each example as a list, for a data set that fits into memory; see `Texts`."""
+    return list(Texts(examples, text_column, tokenizer))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from helpers.data import texts
+from helpers.data import Texts
 from helpers.engine.dealing import deal
 from helpers.engine.duplicates import near_duplicate_groups
 from helpers.engine.shingles import (
@@ -40,7 +40,7 @@ def split_fairly(
 
     Args:
         examples: at least as many that are no near-duplicates of each other as there are parts.
-        text_column: see `texts`.
+        text_column: see `Texts`.
         test_size: the share of the examples in the test part, between 0 and 1.
         seed: decides which groups are in which part.
         stratify_by_column: each part gets each value of this column in proportion; a group counts
@@ -65,7 +65,7 @@ def split_fairly(
     if stratify_by_column is not None and stratify_by_column not in examples.column_names:
         needed = f"choose one of {', '.join(examples.column_names)}, or None"
         raise ParameterError("stratify_by_column", stratify_by_column, needed)
-    groups = near_duplicates(texts(examples, text_column)) if groups is None else np.asarray(groups)
+    groups = near_duplicates(Texts(examples, text_column)) if groups is None else np.asarray(groups)
     names, first, number, sizes = np.unique(groups, True, True, True)
     values = examples[stratify_by_column][:] if stratify_by_column else [""] * len(examples)
     shares = {"test": test_size} | ({"validation": validation_size} if validation_size else {})

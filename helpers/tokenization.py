@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from helpers.engine.columns import join_columns, select_text
+from helpers.engine.columns import TextColumn
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,7 +29,7 @@ def tokenize(
 
     Args:
         examples: the data set.
-        text_column: see `texts`.
+        text_column: see `helpers.data.Texts`.
         tokenizer: a fast one.
 
     Returns:
@@ -48,31 +48,33 @@ def tokenize(
     backend.no_truncation()
     backend.no_padding()
 
-    def encode(batch: dict[str, list]) -> "pa.Table":
+    column = TextColumn(examples, text_column)
+
+    def encode(batch: "pa.Table") -> "pa.Table":
         import pyarrow as pa
 
-        batch_texts = join_columns(batch, text_column, tokenizer)
+        batch_texts = column.texts(batch, tokenizer)
         encodings = backend.encode_batch_fast(batch_texts, add_special_tokens=False)
         offsets = np.cumsum([0] + [len(e) for e in encodings])
         ids = np.fromiter(chain.from_iterable(e.ids for e in encodings), np.int32, offsets[-1])
-        column = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(ids))
-        return pa.table({"input_ids": column})
+        lists = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(ids))
+        return pa.table({"input_ids": lists})
 
     features = datasets.Features({"input_ids": datasets.LargeList(datasets.Value("int32"))})
-    columns = select_text(examples, text_column)
-    if not len(columns):  # map would not call its function
+    if not len(examples):  # map would not call its function
         return datasets.Dataset.from_dict({"input_ids": []}, features)
-    made_from = (columns._fingerprint, text_column, backend.to_str(), tokenizer.chat_template)
+    made_from = (examples._fingerprint, text_column, backend.to_str(), tokenizer.chat_template)
     key = Hasher.hash(made_from)
     cache = Path(datasets.config.HF_DATASETS_CACHE) / "tokenized"
     cache.mkdir(parents=True, exist_ok=True)
-    return columns.map(
+    tokenized = column.rows.map(
         encode,
         batched=True,
-        batch_size=10_000,  # at the end of a batch, cores wait for each other
-        remove_columns=columns.column_names,
+        batch_size=column.batch_size(4 << 20),  # cores wait for each other at its end
+        remove_columns=column.rows.column_names,
         features=features,
         cache_file_name=str(cache / f"{key}.arrow"),
         new_fingerprint=key,
         desc="tokenizing",
     )
+    return tokenized.with_format(None)

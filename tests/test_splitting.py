@@ -12,8 +12,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from helpers.data import load_examples, texts
+from helpers.engine.duplicates import Twice
 from helpers.errors import ParameterError, UserError
 from helpers.splitting import near_duplicates, shared_ngrams, split_fairly
+from tests.benchmarks import corpus
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +72,72 @@ TEXTS = st.lists(TEXT, min_size=1, max_size=10)
 @example([" ".join(BASE[:16]), " ".join(BASE[:12] + ["x"] * 9), " ".join(BASE[:11] + ["y"] * 20)])
 def test_near_duplicates_equal_the_slow_oracle(documents):
     assert partition(near_duplicates(documents)) == partition(slow_groups(documents))
+
+
+@given(TEXTS.map(lambda texts: texts * 2), st.integers(1, 300), st.integers(1, 60))
+def test_groups_do_not_depend_on_batches(monkeypatch, documents, characters, words):
+    expected = partition(near_duplicates(documents))
+    monkeypatch.setattr("helpers.engine.shingles.CHARACTERS", characters)
+    monkeypatch.setattr("helpers.engine.duplicates.WORDS", words)
+    monkeypatch.setattr("helpers.engine.duplicates.PENDING", words)
+    assert partition(near_duplicates(documents)) == expected == partition(slow_groups(documents))
+
+
+def plain_groups(documents):
+    """Near-duplicates with sets and a table of who has which shingle, passages of many left out."""
+    words = [re.findall(r"\w+", document.lower()) for document in documents]
+    group = list(range(len(words)))
+    while True:
+        sets, of_set, holders = [], {}, {}
+        for i, own in enumerate(words):
+            runs = {tuple(own[k : k + 8]) for k in range(max(1, len(own) - 7))} if own else set()
+            sets.append(runs if group[i] == i else set())
+            if sets[i]:
+                group[i] = of_set.setdefault(frozenset(sets[i]), i)
+        sets = [runs if group[i] == i else set() for i, runs in enumerate(sets)]
+        for i, runs in enumerate(sets):
+            for run in runs:
+                holders.setdefault(run, []).append(i)
+        limit = min(max(10, sum(map(bool, sets)) / 20), 1000)
+        common = {run for run, having in holders.items() if len(having) > limit}
+        if not common:
+            break
+        for i, own in enumerate(words):
+            cut = {
+                k + j for k in range(len(own)) if tuple(own[k : k + 8]) in common for j in range(8)
+            }
+            words[i] = [word for k, word in enumerate(own) if k not in cut]
+    for i, runs in enumerate(sets):
+        for j, shared in Counter(j for run in runs for j in holders[run] if j < i).items():
+            if 2 * shared >= min(len(runs), len(sets[j])):
+                first = [i, j]
+                for k in (0, 1):
+                    while group[first[k]] != first[k]:
+                        first[k] = group[first[k]]
+                group[max(first)] = min(first)
+    for i in range(len(group)):
+        group[i] = group[group[i]]
+    return group
+
+
+@pytest.mark.parametrize("count", [600, pytest.param(20_000, marks=pytest.mark.full)])
+def test_groups_equal_those_of_plain_sets_where_all_documents_end_alike(monkeypatch, count):
+    made = list(corpus.documents(count, seed=1))
+    monkeypatch.setattr("helpers.engine.duplicates.WORDS", 20_000)
+    monkeypatch.setattr("helpers.engine.duplicates.PENDING", 5_000)
+    found = near_duplicates(made)
+    assert found.tolist() == plain_groups(made)
+    assert 0.01 < 1 - len(set(found.tolist())) / count < 0.03
+
+
+def test_shingles_that_come_twice_are_all_found_and_few_others():
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 1 << 64, 20_000, np.uint64, endpoint=False)
+    twice = Twice(20_500)
+    for batch in (values[:5000], values[5000:], values[:500]):
+        twice.add(batch)
+    found = twice(values)
+    assert found[:500].all() and found[500:].mean() < 0.15
 
 
 def test_two_copies_are_found_although_others_quote_parts_of_them():
@@ -285,6 +353,14 @@ def test_shared_ngrams_by_hand():
     assert found[4] == pytest.approx(
         1 / 3
     )  # of "a b c", "b c a" and "c a b"; what comes twice counts once
+
+
+def test_shared_ngrams_do_not_depend_on_batches(monkeypatch):
+    train, test = (list(corpus.documents(60, seed)) for seed in (0, 1))
+    expected = shared_ngrams(train, test)
+    monkeypatch.setattr("helpers.engine.shingles.CHARACTERS", 500)
+    assert shared_ngrams(iter(train), test).tolist() == expected.tolist()
+    assert 0 < np.nanmin(expected) < np.nanmax(expected) < 1  # the last lines are shared
 
 
 def test_a_copied_document_is_all_shared_and_the_embedded_test_is_not():

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.data import load_examples
-from helpers.engine.columns import join_columns
+from helpers.engine.columns import TextColumn
 from helpers.errors import ParameterError
 from helpers.tokenization import tokenize
 
@@ -108,8 +108,8 @@ def test_no_warning_that_a_text_is_long(tokenizer):
 def test_a_second_time_the_ids_come_from_the_cache(tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
     examples, calls = load_examples("embedded", "train[:20]"), []
-    counting = lambda *arguments: calls.append(arguments) or join_columns(*arguments)  # noqa: E731
-    monkeypatch.setattr("helpers.tokenization.join_columns", counting)
+    own = TextColumn.texts
+    monkeypatch.setattr(TextColumn, "texts", lambda *given: calls.append(given) or own(*given))
     found = [tokenize(examples, "answers.text", tokenizer) for _ in range(2)]
     assert found[0]["input_ids"][:] == found[1]["input_ids"][:]
     assert len(calls) == 1

@@ -1,11 +1,12 @@
 """Data sets as folders, in the form of `save_to_disk`: the same bytes for the same rows."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from helpers.engine.files import fingerprint
+from helpers.engine.progress import Progress, progress
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 def save(dataset: "DatasetDict", folder: Path) -> None:
     """Write a data set to `folder`, in the form of `DatasetDict.save_to_disk`."""
     for name, part in dataset.items():
-        table = part.flatten_indices().data
-        write_split(folder / name, table.schema, table.to_batches())
+        with progress(len(part), f"rows of {name}") as bar:
+            write_split(folder / name, part.data.schema, _batches(part, bar))
     name_splits(folder, dataset)
 
 
@@ -43,7 +44,7 @@ def write_split(
 
     path = folder / "data-00000-of-00001.arrow"
     # schema.empty_table() cannot make columns of JSON
-    empty = Dataset(pa.Table.from_batches([], schema))
+    empty = Dataset(pa.Table.from_batches([], schema), fingerprint="none")
     empty.save_to_disk(folder)
     with pa.ipc.new_stream(str(path), empty.features.arrow_schema) as stream:
         for batch in batches:
@@ -57,6 +58,12 @@ def write_split(
 def name_splits(folder: Path, names: Iterable[str]) -> None:
     """Record which splits are in `folder`, as `DatasetDict.save_to_disk` does."""
     (folder / "dataset_dict.json").write_text(json.dumps({"splits": list(names)}))
+
+
+def _batches(part: "Dataset", bar: Progress) -> Iterator["pa.RecordBatch"]:
+    for table in part.with_format("arrow").iter(1000):
+        yield from table.to_batches()
+        bar.advance(len(table))
 
 
 def _load_split(folder: Path) -> "Dataset":

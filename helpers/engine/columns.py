@@ -8,35 +8,55 @@ from helpers.engine.conversations import conversation, is_message
 from helpers.errors import ParameterError, nearest
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
 _FIELD = re.compile(r"\{([^{}]+)\}")
 
 
-def select_text(examples: "Dataset", text_column: str) -> "Dataset":
-    """The examples with only the columns that `text_column` names, nested ones by their full name.
+class TextColumn:
+    """Where the text of examples lies: a column, a nested one, or several in a format string.
 
-    `Dataset.flatten` would do, but loses nested columns of data sets that `concatenate_datasets`
-    has made (datasets 5.2). Raises ParameterError for a column that is not there.
+    `rows` are the examples with only the columns that are needed, as Arrow tables.
     """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    from datasets import Dataset
-    from datasets.fingerprint import Hasher
 
-    known, columns = examples.flatten().column_names, {}
-    names = [] if text_column in known else _FIELD.findall(text_column)
-    for name in names or [text_column]:
-        if name not in known:
-            raise ParameterError("text_column", text_column, _no_column(name, text_column, known))
-        outer = max((c for c in examples.column_names if f"{name}.".startswith(f"{c}.")), key=len)
-        column = examples.select_columns(outer).with_format("arrow")[:][outer]
-        for inner in name.removeprefix(outer).split(".")[1:]:
-            column = pc.struct_field(column, inner)
-        columns[name] = column
-    fingerprint = Hasher.hash((examples._fingerprint, text_column))
-    return Dataset(pa.table(columns), fingerprint=fingerprint)
+    def __init__(self, examples: "Dataset", text_column: str):
+        known = examples.flatten().column_names
+        names = [] if text_column in known else _FIELD.findall(text_column)
+        self.text_column, self._outer = text_column, {}
+        for name in names or [text_column]:
+            if name not in known:
+                needed = _no_column(name, text_column, known)
+                raise ParameterError("text_column", text_column, needed)
+            outer = (c for c in examples.column_names if f"{name}.".startswith(f"{c}."))
+            self._outer[name] = max(outer, key=len)
+        self.rows = examples.select_columns(sorted(set(self._outer.values()))).with_format("arrow")
+
+    def texts(
+        self, table: "pa.Table", tokenizer: "PreTrainedTokenizerBase | None" = None
+    ) -> list[str]:
+        """The texts of some of the rows.
+
+        `Dataset.flatten` would do, but loses nested columns of data sets that
+        `concatenate_datasets` has made (datasets 5.2).
+        """
+        import pyarrow as pa
+        import pyarrow.compute as pc
+        from datasets import Dataset
+
+        columns = {}
+        for name, outer in self._outer.items():
+            columns[name] = table[outer]
+            for inner in name.removeprefix(outer).split(".")[1:]:
+                columns[name] = pc.struct_field(columns[name], inner)
+        rows = Dataset(pa.table(columns), fingerprint="some rows")[:]
+        return _join(rows, self.text_column, tokenizer)
+
+    def batch_size(self, size: int) -> int:
+        """How many rows have about `size` bytes, at most 10,000."""
+        data = self.rows.data
+        return int(max(1, min(10_000, size * data.num_rows // max(1, data.nbytes))))
 
 
 def _no_column(name: str, text_column: str, known: list[str]) -> str:
@@ -50,12 +70,10 @@ def _no_column(name: str, text_column: str, known: list[str]) -> str:
     return needed if name == text_column else f"there is no column {name!r}, {needed}"
 
 
-def join_columns(
-    columns: Mapping[str, list],
-    text_column: str,
-    tokenizer: "PreTrainedTokenizerBase | None" = None,
+def _join(
+    columns: Mapping[str, list], text_column: str, tokenizer: "PreTrainedTokenizerBase | None"
 ) -> list[str]:
-    """The texts that the values of columns make, see `select_text` and `helpers.data.texts`."""
+    """The texts that the values of columns make."""
     parts = {
         name: [_text(value, text_column, tokenizer) for value in values]
         for name, values in columns.items()

@@ -1,4 +1,4 @@
-"""Made-up documents like a forum's: lengths as in ELI5, copies, the same last lines in all."""
+"""Made-up documents like a forum's: lengths as in ELI5, some copies, the same last lines in all."""
 
 import json
 from collections.abc import Iterator
@@ -10,8 +10,8 @@ from helpers.data import load_examples, texts
 
 COPIES = 0.02  # of the documents are an earlier one with some words left out
 FOOTER = (
-    "This answer was posted in a forum, where everybody may vote, reply and quote; be kind, "
-    "and read the rules before you post."
+    "This answer was posted in a forum, where everybody may vote, reply and quote; be kind, and "
+    "read the rules before you post."
 )
 RARE = 0.01  # of the words are names or numbers that hardly come twice
 
@@ -19,8 +19,8 @@ RARE = 0.01  # of the words are names or numbers that hardly come twice
 def documents(count: int, seed: int = 0) -> Iterator[str]:
     """So many documents of words from the embedded data set, in a random order.
 
-    The number of words is log-normal, with the mean (117) and the spread of single answers in
-    ELI5-Category's second validation split.
+    The number of words is log-normal, with the mean (117) and the spread of single answers in the
+    second validation split of ELI5-Category.
     """
     rng = np.random.default_rng(seed)
     pool = " ".join(texts(load_examples("embedded", "train"), "answers.text")).split()
