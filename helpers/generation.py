@@ -45,25 +45,45 @@ def continue_text(
     Raises:
         ParameterError: if the text would not fit into the model's context.
     """
+    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    return continue_texts(model, tokenizer, [prompt], max_new_tokens, seed, **sampling)[0]
+
+
+def continue_texts(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: list[str],
+    max_new_tokens: int = 100,
+    seed: int = 0,
+    **sampling: float,
+) -> list[str]:
+    """The same for several prompts at once, as one batch, padded on the left.
+
+    Args:
+        sampling: `temperature`, `top_k` and `top_p`.
+    """
     import torch
 
-    check_prompt(prompt, max_new_tokens, tokenizer, context_length(model))
-    inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
+    for prompt in prompts:
+        check_prompt(prompt, max_new_tokens, tokenizer, context_length(model))
+    rows, end = tokenizer(prompts).input_ids, tokenizer.eos_token_id
+    padding = [max(map(len, rows)) - len(row) for row in rows]
+    ids = [[end] * n + row for n, row in zip(padding, rows, strict=True)]
+    mask = [[0] * n + [1] * len(row) for n, row in zip(padding, rows, strict=True)]
     training = model.training
     model.eval()
     try:
         with torch.random.fork_rng(range(torch.cuda.device_count())):
             torch.manual_seed(seed)
             output = model.generate(
-                **inputs,
+                input_ids=torch.tensor(ids, device=model.device),
+                attention_mask=torch.tensor(mask, device=model.device),
+                **sampling,
                 max_new_tokens=max_new_tokens,
                 do_sample=True,
-                temperature=temperature,
-                top_k=top_k,
-                top_p=top_p,
                 use_cache=True,
-                pad_token_id=tokenizer.eos_token_id,
+                pad_token_id=end,
             )
     finally:
         model.train(training)
-    return tokenizer.decode(output[0], skip_special_tokens=True)
+    return tokenizer.batch_decode(output, skip_special_tokens=True)

@@ -235,25 +235,6 @@ def interval(score: Score, seed: int = 0) -> tuple[float, float]:
     return tuple(np.quantile(drawn, [0.025, 0.975]).tolist())
 
 
-def definitions(scores: dict[str, list[Score]]) -> list[dict[str, object]]:
-    """The perplexities of some models as rows of a table, each with what defines it.
-
-    Lengths are in tokens; None stands for an undefined or infinite number.
-    """
-    rows = []
-    for model, score in [(name, score) for name in scores for score in scores[name]]:
-        row = {"model": model, "definition": score.definition, "first token": score.first_token}
-        row |= {"context": score.context, "stride": score.stride, "tokens": int(score.tokens.sum())}
-        row |= {"perplexity": score.perplexity}
-        row |= zip(("low", "high"), interval(score), strict=True)
-        row |= {"bits per byte": score.bits_per_byte, "perplexity a word": score.word_perplexity}
-        documents = score.document_perplexities[score.tokens > 0]
-        row |= {"mean": float(documents.mean()), "median": float(np.median(documents))}
-        undefined = [k for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)]
-        rows.append(row | dict.fromkeys(undefined))
-    return rows
-
-
 def compare(base: Score, tuned: Score, seed: int = 0, samples: int = 2000) -> dict[str, float]:
     """Fine-tuned against base, with 95 % intervals from a bootstrap over documents.
 

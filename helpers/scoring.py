@@ -1,4 +1,4 @@
-"""The negative log likelihood of each token under a model.
+"""The negative log likelihood of each token under a model; the probability of a continuation.
 
 Windows of many documents are sorted by length and scored together, see `helpers.engine.batches`.
 """
@@ -14,9 +14,10 @@ from helpers.engine.progress import Progress
 from helpers.engine.resume import unfinished_array
 from helpers.engine.windows import Windows
 from helpers.errors import DataError
+from helpers.models import prefix_token
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def token_nats(
@@ -59,3 +60,16 @@ def token_nats(
     if np.isnan(nats).all():
         raise DataError("There is not one token to score: the texts are empty.")
     return nats
+
+
+def probability(
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", prompt: str, text: str
+) -> float:
+    """The probability that `text` comes next after `prompt`: the product of those of its tokens."""
+    import torch
+
+    before, after = (tokenizer(t, add_special_tokens=False).input_ids for t in (prompt, text))
+    ids = torch.tensor([[prefix_token(tokenizer), *before, *after]], device=model.device)
+    with torch.inference_mode():
+        logits = model(input_ids=ids[:, :-1]).logits[0, -len(after) :].float()
+    return logits.log_softmax(-1).gather(1, ids[0, -len(after) :, None]).sum().exp().item()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from helpers.errors import ParameterError
-from helpers.generation import check_prompt, continue_text
+from helpers.generation import check_prompt, continue_text, continue_texts
 from helpers.models import context_length, load_model
 
 PROMPT = "The sky is blue because the"
@@ -81,6 +81,24 @@ def test_a_model_in_training_writes_the_same_and_nothing_of_it_is_changed(model,
 def test_top_k_1_is_greedy(seed, model, tokenizer):
     greedy = token_by_token(model, tokenizer, PROMPT, 20, lambda logits: int(logits.argmax()))
     assert continue_text(model, tokenizer, PROMPT, 20, top_k=1, seed=seed) == greedy
+
+
+def test_prompts_of_different_lengths_are_continued_as_each_by_itself(model, tokenizer):
+    """Greedily, since draws depend on what else is drawn in the batch."""
+    prompts = [
+        PROMPT,
+        "Bread",
+        "A knife cuts because its edge is so thin that",
+        "Why is the sea salty?",
+    ]
+    greedy = [token_by_token(model, tokenizer, p, 12, lambda x: int(x.argmax())) for p in prompts]
+    assert continue_texts(model, tokenizer, prompts, 12, top_k=1) == greedy
+    assert tokenizer.pad_token is None  # what the training saves is left alone
+
+
+def test_of_several_prompts_the_one_that_does_not_fit_is_refused(model, tokenizer):
+    with pytest.raises(ParameterError, match="max_new_tokens is 200"):
+        continue_texts(model, tokenizer, [PROMPT, "water " * 100], 200)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])

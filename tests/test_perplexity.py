@@ -21,7 +21,6 @@ from helpers.models import load_model
 from helpers.perplexity import (
     Score,
     compare,
-    definitions,
     interval,
     score_blocks,
     score_documents,
@@ -257,7 +256,6 @@ def test_text_without_spaces_has_a_word_perplexity_too():
     """A text of one long 'word': more nats than exp can take."""
     found = a_score([5000.0], [1000])
     assert found.word_perplexity == math.inf
-    assert definitions({"base": [found]})[0]["perplexity a word"] is None
 
 
 def test_averages_of_batch_averages_are_something_else(small_model):
@@ -514,28 +512,8 @@ def test_by_document_and_by_token(small_model):
     assert np.isnan(found.document_perplexities[1])
 
 
-def test_the_table_says_what_each_number_is(small_model):
-    documents, stride = DOCUMENTS[:5], 8
-    found = [
-        scored(small_model, documents),
-        strided(small_model, documents, stride),
-        score_blocks(small_model, blocks_of((5, 40))),
-    ]
-    rows = definitions({"base": found})
-    assert [(r["definition"], r["context"], r["stride"], r["first token"]) for r in rows] == [
-        ("rolling", CONTEXT, CONTEXT, "after the prefix"),
-        ("stride", CONTEXT, 8, "not scored"),
-        ("blocks", 16, 16, "not scored"),
-    ]
-    for row, score in zip(rows, found, strict=True):
-        assert row["model"] == "base"
-        assert row["perplexity"] == pytest.approx(math.exp(score.nats.sum() / row["tokens"]))
-    assert rows[2]["bits per byte"] is None
-
-
 def test_one_document_has_no_interval():
     assert np.isnan(interval(a_score([9.0], [3]))).all()
-    assert definitions({"base": [a_score([9.0], [3])]})[0]["low"] is None
 
 
 def test_bfloat16_is_within_two_per_mille_on_the_embedded_model(tokenizer):

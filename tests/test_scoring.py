@@ -33,7 +33,8 @@ from helpers.engine import memory, tiled_loss
 from helpers.engine.tiled_loss import full_losses, tiled_losses
 from helpers.engine.windows import Windows
 from helpers.errors import DataError, ModelError
-from helpers.scoring import token_nats
+from helpers.models import load_model
+from helpers.scoring import probability, token_nats
 from tests.test_perplexity import log_softmax
 
 CLOSE = 1e-6
@@ -358,3 +359,17 @@ def test_a_token_that_the_model_does_not_know_is_said(small_model):
     windows.ids[11] = 64
     with pytest.raises(ModelError, match=r"Document 1 has token 64, and the model knows 0 to 63"):
         token_nats(small_model, windows)
+
+
+def test_the_probability_of_a_continuation_is_the_product_over_its_tokens(tokenizer):
+    model = load_model("embedded")
+    ids = tokenizer("The same").input_ids
+    product = 1.0
+    for token in tokenizer(" colour scheme").input_ids:
+        with torch.no_grad():
+            logits = model(torch.tensor([[tokenizer.eos_token_id, *ids]])).logits[0, -1].double()
+        product *= float(logits.exp()[token] / logits.exp().sum())
+        ids.append(token)
+    found = probability(model, tokenizer, "The same", " colour scheme")
+    assert found == pytest.approx(product, rel=1e-4)
+    assert found < probability(model, tokenizer, "The same", " colour")

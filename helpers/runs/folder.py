@@ -29,7 +29,7 @@ NEEDS = {
     "chunk": ("preprocess",),
     "train": ("preprocess", "chunk"),
     "evaluate": ("load", "preprocess", "chunk", "train"),
-    "infer": ("train",),
+    "infer": ("load", "train"),
 }
 LOCK_TIMEOUT = 1.0  # seconds; a process that is ending releases its lock within them
 ATTEMPTS = 3  # to read a step while another process publishes it

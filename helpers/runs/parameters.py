@@ -64,6 +64,11 @@ def _one_of(*choices: str) -> Rule:
 
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt")
 OPTIONAL = Rule("", empty=True)
+PROBES = (
+    "It has the same {colour|color}; It is only a few {metres|meters}; "
+    "It lies in the {centre|center}; It melts at 100 {°C|degrees}; "
+    "Nobody knows why {–|-}; That {isn't|is not}; In a cell, {for example|for instance}"
+)
 RULES: dict[str, dict[str, Rule]] = {
     "load": {
         "dataset": Rule("embedded"),
@@ -106,12 +111,13 @@ RULES: dict[str, dict[str, Rule]] = {
     "evaluate": {
         "compute_dtype": _one_of("auto", "float32", "bfloat16"),
         "stride": Rule(128, 1),
+        "probes": Rule(PROBES, empty=True),
         "push_to_hub": Rule(False),
         "hub_model_id": OPTIONAL,
         "hub_private_repo": Rule(True),
     },
     "infer": {
-        "prompt": Rule("Somatic hypermutation allows the immune system to"),
+        "prompt": Rule("Bread rises because"),
         "max_new_tokens": Rule(100, 1),
         "top_k": Rule(50, 0),
         "top_p": Rule(0.95, 0, 1),
@@ -167,3 +173,19 @@ def parse_value(text: str) -> object:
             except ValueError:  # more digits than Python parses
                 return text
     return text
+
+
+def probes_of(text: str) -> list[tuple[str, str, str]]:
+    """`a few {metres|meters}; …` as ("a few", " metres", " meters"), …: a prompt, two continuations.
+
+    Raises:
+        ParameterError: for a probe that does not end in two continuations in braces.
+    """
+    found, pattern = [], re.compile(r"(.*?)(\s*)\{([^{|}]+)\|([^{|}]+)\}\s*", re.S)
+    for probe in filter(str.strip, text.split(";")):
+        if not (match := pattern.fullmatch(probe.lstrip())):
+            needed = "each part between semicolons must end like this: the same {colour|color}"
+            raise ParameterError("probes", text, needed)
+        prompt, space, *options = match.groups()
+        found.append((prompt, *(space + option for option in options)))
+    return found

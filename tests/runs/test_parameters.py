@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 from helpers.errors import ParameterError
 from helpers.runs.notebook import defaults, path_of
-from helpers.runs.parameters import RULES, SCHEDULES, STEPS, check_parameters, parse_value
+from helpers.runs.parameters import (
+    RULES,
+    SCHEDULES,
+    STEPS,
+    check_parameters,
+    parse_value,
+    probes_of,
+)
 
 ALL = [(step, name) for step in STEPS for name in RULES[step]]
 NUMBERS = [(step, name) for step, name in ALL if RULES[step][name].kind in (int, float)]
@@ -104,6 +111,7 @@ EXPECTED = {
         "push_to_hub": SWITCH,
         "hub_model_id": OPTIONAL,
         "hub_private_repo": SWITCH,
+        "probes": OPTIONAL,
     },
     "infer": {
         "prompt": TEXT,
@@ -290,3 +298,18 @@ def test_papermill_finds_the_same_parameters_with_types_and_comments(step):
     assert all(parameter["help"] for parameter in found.values())
     kinds = {name: rule.kind.__name__ for name, rule in RULES[step].items()} | {"run_dir": "str"}
     assert {name: parameter["inferred_type_name"] for name, parameter in found.items()} == kinds
+
+
+def test_probes_keep_the_space_with_the_word():
+    assert probes_of("about ten {metres|meters};It cost{s|ed}\n; {A|The};") == [
+        ("about ten", " metres", " meters"),
+        ("It cost", "s", "ed"),
+        ("", "A", "The"),
+    ]
+    assert probes_of(" ") == []
+
+
+@pytest.mark.parametrize("text", ["colour|color", "the {colour}", "the {a|b} c", "{a|b|c}", "{|b}"])
+def test_a_probe_without_two_continuations_is_refused(text):
+    with pytest.raises(ParameterError, match=r"probes is .*\{colour\|color\}"):
+        probes_of("the same {colour|color}; " + text)
