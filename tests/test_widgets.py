@@ -4,7 +4,7 @@ import ipywidgets
 import pytest
 from datasets import Dataset
 
-from helpers.widgets import block_size_slider, playground
+from helpers.widgets import block_size_slider, playground, quiz
 
 
 def only(box, kind, description=""):
@@ -54,11 +54,24 @@ def test_the_playground_writes_with_every_model_and_explains_a_mistake(tokenizer
     assert "max_new_tokens is 200" in output.value and "<b>" not in output.value
 
 
+def test_the_quiz_counts_what_was_guessed_right():
+    box = quiz(["A", "B", "B"])
+    guesses = [w for w in box.children if type(w) is ipywidgets.ToggleButtons]
+    button, output = only(box, ipywidgets.Button), only(box, ipywidgets.HTML)
+    guesses[0].value, guesses[1].value = "A", "A"
+    button.click()
+    assert output.value == "1 to go"  # nothing of the key before all are guessed
+    guesses[2].value = "B"
+    button.click()
+    assert output.value == "2 of 3 right"
+
+
 @pytest.mark.parametrize(
     "make",
     [
         lambda t: block_size_slider(Dataset.from_dict({"input_ids": [[1] * 99]}), t, 64),
         lambda t: playground({}, t, ""),
+        lambda t: quiz(["A"]),
     ],
 )
 def test_no_widget_makes_a_batch_run_wait(make, tokenizer):
