@@ -176,7 +176,7 @@ def parse_value(text: str) -> object:
 
 
 def probes_of(text: str) -> list[tuple[str, str, str]]:
-    """`a few {metres|meters}; …` as ("a few", " metres", " meters"), …: a prompt, two continuations.
+    """`few {metres|meters}; …` as ("few", " metres", " meters"), …: a prompt, two continuations.
 
     Raises:
         ParameterError: for a probe that does not end in two continuations in braces.
