@@ -1,7 +1,8 @@
-"""The command line: `python -m helpers run`, `sweep`, `compare`, `report`, `prefetch`, `train`."""
+"""The command line, `python -m helpers`: runs and what is made of them, and the workshop's tools."""
 
 import errno
 import os
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -69,6 +70,7 @@ def run(
     start: Annotated[
         str | None, typer.Option("--from", help="Do this step and the later ones again.")
     ] = None,
+    until: Annotated[str, typer.Option(help="End with this step.")] = "infer",
     force: Annotated[
         bool, typer.Option(help="Do all steps again, even those done already.")
     ] = False,
@@ -86,7 +88,7 @@ def run(
     folder, profile, settings, notices = _resumed(run_dir, profile, setting)
     parameters, command = plan(profile, settings), prefetch_command(profile, settings)
     limits = {"time_limit": time_limit * 60, "grace": grace}
-    spec = RunSpec(folder, parameters, command, profile, settings, start, force, **limits)
+    spec = RunSpec(folder, parameters, command, profile, settings, start, until, force, **limits)
     notices += [EDITED.format(name) for name in edited()]
     with View(make_console()) as view:
         show = view.listener()
@@ -99,6 +101,10 @@ def run(
         record = execute_run(spec, listener)
     if record["status"] == "interrupted":
         raise KeyboardInterrupt
+    if record["status"] == "partial":
+        command = f"python -m helpers run --run-dir {shlex.quote(Run(folder).shown)}"
+        print(f"Done up to {until}; {record['message']}: `{command}` goes on.")
+        return
     if record["status"] != "ok":
         raise UserError(record["message"])
     print_summary(Run(folder), view.console)
@@ -180,6 +186,40 @@ def train(
     if notices and os.environ.get("RANK", "0") == "0":
         print(*notices, flush=True)
     train_together(folder, profile, settings, nproc)
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Look at this machine, and say what is wrong with it; status 1 if something is."""
+    from helpers.workshop.doctor import main as look
+
+    sys.exit(look(as_json))
+
+
+@app.command()
+def catch_up(
+    until: Annotated[str, typer.Option(help="The step that is to begin next; it is not done.")],
+    run_dir: Annotated[str, typer.Option(help="The run's folder.")] = "runs/tiny",
+    source: Annotated[
+        str, typer.Option(help="A complete run to take them from; by default what was shipped.")
+    ] = "artifacts",
+) -> None:
+    """Put shipped artifacts of all steps before --until into a run folder."""
+    from helpers.workshop.artifacts import catch_up as put
+
+    put(until, run_dir, source)
+
+
+@app.command()
+def classroom(
+    folder: Annotated[Path, typer.Argument(help="Where the files result-NAME.json lie.")],
+) -> None:
+    """Draw the results of a class, as a page for the projector: FOLDER/classroom.html."""
+    from helpers.workshop.classroom import write_page
+
+    print(*write_page(folder), sep="\n")
 
 
 def main() -> None:

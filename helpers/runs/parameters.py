@@ -137,6 +137,17 @@ def folder_of(step: str) -> str:
     return f"{STEPS.index(step) + 1:02d}_{step}"
 
 
+def check_order(start: str | None, until: str) -> None:
+    """RunError where there is no such step, or the last one to do comes before the first."""
+    folder_of(start or STEPS[0])
+    folder_of(until)
+    if start and STEPS.index(until) < STEPS.index(start):
+        raise RunError(
+            f"--until is {until!r}: it comes before --from, which is {start!r}; "
+            f"end with {start!r} or a later step."
+        )
+
+
 def check_parameters(step: str, parameters: Mapping[str, object]) -> dict[str, object]:
     """The parameters of a step; ParameterError for one that is unknown or not valid."""
     folder_of(step)

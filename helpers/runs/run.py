@@ -13,7 +13,7 @@ from helpers.errors import RunError, UserError
 from helpers.runs.fetching import fetch
 from helpers.runs.folder import Run, identity, write_json
 from helpers.runs.locking import folder_lock
-from helpers.runs.parameters import STEPS, folder_of
+from helpers.runs.parameters import STEPS, check_order, folder_of
 from helpers.runs.process import GRACE, NotebookProcess, Outcome, run_notebook
 from helpers.runs.profiles import SKIPPED, outlook
 from helpers.runs.record import start_record
@@ -35,6 +35,7 @@ class RunSpec:
         prefetch: the command that messages suggest where something cannot be fetched.
         profile, settings: where the parameters come from; the run folder remembers them.
         start: do this step and the later ones again.
+        until: the last step to do; by default the last one that there is.
         force: do every step again.
         time_limit: seconds for each notebook; 0: no limit.
         grace: seconds for an interrupted notebook to save its work.
@@ -48,6 +49,7 @@ class RunSpec:
     profile: str = ""
     settings: Mapping[str, object] = field(default_factory=dict)
     start: str | None = None
+    until: str = STEPS[-1]
     force: bool = False
     time_limit: float = 0.0
     grace: float = GRACE
@@ -70,16 +72,15 @@ def execute_run(
         stop: set it to interrupt the run.
 
     Returns:
-        The content of `run.json`, with a `status` (`ok`, `failed`, `timed out`, `kernel died` or
-        `interrupted`) and a `message` that explains it.
+        The content of `run.json`, with a `status` (`ok`, `partial`, `failed`, `timed out`,
+        `kernel died` or `interrupted`) and a `message` that explains it.
 
     Raises:
         RunError: the folder cannot be used, or another run holds it. A run of a sweep waits for
             that one, as the same sweep may have been started twice.
     """
     run, stop = Run(spec.run_dir), stop or threading.Event()
-    if spec.start is not None:
-        folder_of(spec.start)
+    check_order(spec.start, spec.until)
     with folder_lock(run.folder, wait=bool(spec.shared), stop=stop) as lock:
         began = time.monotonic()
         record = start_record(run, spec.profile, spec.settings, spec.parameters, "it was killed")
@@ -122,15 +123,17 @@ class _Execution:
         self, run: Run, spec: RunSpec, listener: Listener, stop: threading.Event, lock: int
     ):
         self.run, self.spec, self.notify, self.stop, self.lock = run, spec, listener, stop, lock
+        first = STEPS.index(spec.start) if spec.start else 0
+        self.last = STEPS.index(spec.until)
+        self.steps = STEPS[first : self.last + 1]
         self.next_process: NotebookProcess | None = None
         self.fetched = False
 
     def execute(self, done: dict[str, dict]) -> Outcome:
         """Do the steps, note each in `done`, and return the outcome of the last one."""
         self._announce()
-        first = STEPS.index(self.spec.start) if self.spec.start else 0
         try:
-            for step in STEPS[first:]:
+            for step in self.steps:
                 with self._shared(step):
                     if self.stop.is_set():
                         raise KeyboardInterrupt
@@ -146,6 +149,9 @@ class _Execution:
         finally:
             if self.next_process:
                 self.next_process.discard()
+        left = [s for s in STEPS[self.last + 1 :] if not self._is_done(s)]
+        if left:
+            return Outcome("partial", f"{left[0]} and what follows is not done yet", 0, 0)
         return Outcome("ok", "", 0, 0)
 
     def _announce(self) -> None:
@@ -153,6 +159,7 @@ class _Execution:
         if self.spec.shared:
             return
         lines = outlook(self.run, self.spec.parameters, self.spec.start, self.spec.force)
+        lines = {step: lines[step] for step in STEPS[: self.last + 1]}
         if any(map(self.run.record, STEPS)) and set(lines.values()) != {SKIPPED}:
             for step, line in lines.items():
                 self.notify("planned", step, {"line": line})
@@ -160,7 +167,7 @@ class _Execution:
     def _skipped(self, step: str, done: dict[str, dict]) -> bool:
         if self.spec.force or self.spec.start is not None:
             return False
-        if not self.run.is_done(step, dict(self.spec.parameters[step])):
+        if not self._is_done(step):
             return False
         record = self.run.record(step)
         done[step] = {key: record[key] for key in ("seconds", "peak_memory_mb")}
@@ -168,13 +175,16 @@ class _Execution:
         self.notify("skipped", step, {"seconds": record["seconds"]})
         return True
 
+    def _is_done(self, step: str) -> bool:
+        return self.run.is_done(step, dict(self.spec.parameters[step]))
+
     def _take_process(self, step: str) -> NotebookProcess:
         """The process for a step; before the first one, what the run needs is fetched."""
         if not self.fetched:
             fetch(self.spec.parameters, self.spec.prefetch)
             self.fetched = True
         process = self.next_process or self._start_process()
-        self.next_process = None if step == STEPS[-1] else self._start_process()
+        self.next_process = None if step == self.steps[-1] else self._start_process()
         return process
 
     def _start_process(self) -> NotebookProcess:

@@ -199,6 +199,7 @@ def runner(tmp_path, monkeypatch):
     def run(
         *settings,
         start=None,
+        until="infer",
         force=False,
         ends=None,
         folder="run",
@@ -232,6 +233,7 @@ def runner(tmp_path, monkeypatch):
         )
         how = {
             "start": start,
+            "until": until,
             "force": force,
             "shared": shared,
             "profile": name,
@@ -253,6 +255,44 @@ def test_a_second_run_leaves_out_what_is_done_and_says_so(runner):
     assert done == [] and [
         s for s, how in record["steps"].items() if how["done"] == "before"
     ] == list(STEPS)
+
+
+def test_until_ends_a_run_which_goes_on_from_there(runner, tmp_path):
+    done, record = runner(until="chunk")
+    assert done == ["load", "preprocess", "chunk"] and record["status"] == "partial"
+    assert not (tmp_path / "run" / "report.html").exists()
+    with pytest.raises(RunError, match="train and what follows is not done yet"):
+        read_record(tmp_path / "run", complete=True)
+    assert runner(until="chunk")[0] == []
+    done, record = runner()
+    assert done == ["train", "evaluate", "infer"] and record["status"] == "ok"
+
+
+def test_until_of_a_run_whose_later_steps_are_done(runner):
+    runner()
+    assert runner(until="chunk")[1]["status"] == "ok"
+    said = []
+    done, record = runner("chunk.block_size=64", until="chunk", said=said)
+    assert done == ["chunk"] and record["status"] == "partial"
+    assert {event[1] for event in said if event[0] == "planned"} == {"load", "preprocess", "chunk"}
+
+
+def test_until_with_from_does_the_steps_between_them(runner):
+    runner()
+    assert runner(start="preprocess", until="chunk")[0] == ["preprocess", "chunk"]
+    assert runner(start="chunk", until="chunk")[0] == ["chunk"]
+
+
+@pytest.mark.parametrize(
+    "start, until, sentence",
+    [
+        (None, "chnk", "There is no step 'chnk': the nearest is 'chunk'."),
+        ("train", "chunk", "--until is 'chunk': it comes before --from, which is 'train'"),
+    ],
+)
+def test_until_with_a_step_that_cannot_be_the_last(runner, start, until, sentence):
+    with pytest.raises(RunError, match=re.escape(sentence)):
+        runner(start=start, until=until)
 
 
 def test_a_changed_parameter_redoes_its_step_and_what_was_made_from_it(runner):

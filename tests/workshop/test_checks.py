@@ -1,0 +1,557 @@
+"""The checks of the exercises: right answers in any form pass, known mistakes get a hint of their own."""
+
+import json
+import math
+import random
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from helpers.errors import UserError
+from helpers.workshop import checks
+from helpers.workshop.checks import EXERCISES, check, hint, problem_of, progress
+from helpers.workshop.exercise import by_cases, same
+
+
+def merge_by_text(tokens, pair):
+    """By joining with a sign that no token has: merges the same, in another way."""
+    text, first, second = "|" + "|".join(tokens) + "|", *pair
+    done = ""
+    while f"|{first}|{second}|" in text:
+        before, _, text = text.partition(f"|{first}|{second}|")
+        done, text = f"{done}{before}|{first}{second}", f"|{text}"
+    return [token for token in (done + text).split("|") if token]
+
+
+def first_fit(lengths, room, extra=1, order=None):
+    blocks = []
+    for i in order or range(len(lengths)):
+        fits = [b for b in blocks if sum(lengths[j] + extra for j in [*b, i]) <= room]
+        fits[0].append(i) if fits else blocks.append([i])
+    return blocks
+
+
+def longest_first(lengths, room, extra=1):
+    return first_fit(lengths, room, extra, np.argsort(-np.array(lengths), kind="stable").tolist())
+
+
+def next_fit(lengths, room):
+    blocks = [[]]
+    for i in range(len(lengths)):
+        if sum(lengths[j] + 1 for j in [*blocks[-1], i]) > room:
+            blocks.append([])
+        blocks[-1].append(i)
+    return blocks
+
+
+def by_groups(groups, shares=(0.2, 0.2)):
+    """Validation and test filled group by group, the small groups first."""
+    sizes = {g: groups.count(g) for g in sorted(set(groups), key=lambda g: (groups.count(g), g))}
+    parts, left = {}, list(sizes)
+    for part, share in zip(("validation", "test"), shares, strict=True):
+        total = 0
+        while left and total + sizes[left[0]] <= share * len(groups):
+            total += sizes[left[0]]
+            parts[left.pop(0)] = part
+    return [parts.get(g, "train") for g in groups]
+
+
+def np_softmax(logits, t=1.0):
+    weights = np.exp((np.array(logits, float) - max(logits)) / t)
+    return weights / weights.sum()
+
+
+def sampler(logits, temperature, generator):
+    return int(np.searchsorted(np.cumsum(np_softmax(logits, temperature)), generator.random()))
+
+
+def torch_soften(logits, t):
+    logits = torch.tensor(logits)
+    return torch.softmax(logits / t, 0) if t else (logits == logits.max()).float()
+
+
+def torch_top_p(logits, temperature, p, cut_at=None, carry=True, renew=True):
+    """With torch, as a sort and a cumulative sum; its mistakes by its arguments."""
+    logits = torch.tensor(logits, dtype=torch.float64)
+    probabilities = torch.softmax(logits / temperature, 0)
+    ordered, places = torch.softmax(logits / (cut_at or temperature), 0).sort(descending=True)
+    reached = ordered.cumsum(0) - (ordered if carry else 0)
+    dropped = places[reached >= p]
+    probabilities[dropped] = 0
+    return probabilities / (probabilities.sum() if renew else 1)
+
+
+def autograd_step(logits, target, rate):
+    logits = torch.tensor(logits, requires_grad=True)
+    torch.nn.functional.cross_entropy(logits[None], torch.tensor([target])).backward()
+    return logits.detach() - rate * logits.grad
+
+
+def corpus_perplexity(nats, tokens):
+    return np.exp(np.average(np.array(nats) / tokens, weights=tokens))
+
+
+def ratio(a, b, keys=("documents", "tokens", "context"), upside_down=False):
+    if any(a[key] != b[key] for key in keys):
+        return None
+    x, y = (corpus_perplexity(one["nats"], one["tokens"]) for one in (a, b))
+    return x / y if upside_down else y / x
+
+
+def own_labels(ids, length):
+    return torch.where(torch.arange(len(ids)) < length, torch.tensor(ids), -100)
+
+
+RIGHT = {
+    "0.1": [
+        lambda ids: [(ids[i], ids[i + 1]) for i in range(len(ids) - 1)],
+        lambda ids: np.stack([ids[:-1], ids[1:]], 1),
+        lambda ids: zip(ids[:-1], ids[1:], strict=True),
+        lambda ids: torch.tensor(ids).unfold(0, 2, 1),
+    ],
+    "0.2": [
+        lambda p: -np.log(p).mean(),
+        lambda p: torch.tensor(p).log().neg().mean(),
+        lambda p: round(float(-np.log(p).mean()), 3),
+        lambda p: [np.float32(-np.log(p).mean())],
+        lambda p: math.log(1 / math.prod(p)) / len(p),
+    ],
+    "0.3": [
+        sampler,
+        lambda logits, t, g: g.choice(len(logits), p=np_softmax(logits, t)),
+        lambda logits, t, g: torch.multinomial(torch.tensor(np_softmax(logits, t)), 1),
+        lambda logits, t, g: random.choices(range(len(logits)), np_softmax(logits, t))[0],
+        lambda logits, t, g: int(np.argmax(np.array(logits) / t + g.gumbel(size=len(logits)))),
+    ],
+    "1.1": [
+        lambda s: sum(1 for part in s for text in s[part] if text.strip()),
+        lambda s: np.int64(sum(len([t for t in part if t.split()]) for part in s.values())),
+        lambda s: float(sum(bool(t.strip()) for part in s.values() for t in part)),
+    ],
+    "1.2": [
+        lambda text, n: [text.split()[i : i + n] for i in range(max(0, len(text.split()) - n + 1))],
+        lambda text, n: [
+            " ".join(run) for run in zip(*(text.split()[i:] for i in range(n)), strict=False)
+        ],
+    ],
+    "1.3": [by_groups, lambda groups: by_groups(groups, (0.25, 0.25))],
+    "2.1": [
+        lambda text, ids: np.float32(len(bytes(text, "utf-8")) / len(ids)),
+        lambda text, ids: round(len(text.encode()) / len(ids), 2),
+        lambda text, ids: torch.tensor(len(text.encode()) / len(ids)),
+    ],
+    "2.2": [merge_by_text, lambda tokens, pair: tuple(merge_by_text(tokens, pair))],
+    "2.3": [
+        ("the man who was in the house and the old man was", "1928374650" * 5),
+        ["It was the best of all that he had ever seen.", "日本語の文章" * 8],
+    ],
+    "3.1": [
+        lambda n, size: (math.ceil((sum(n) + len(n)) / size), (sum(n) + len(n)) % size or size),
+        lambda n, size: np.array(
+            [-(-sum(i + 1 for i in n) // size), (sum(n) + len(n) - 1) % size + 1]
+        ),
+    ],
+    "3.2": [
+        lambda d, size, eos: [
+            row.tolist()
+            for row in np.split(
+                (ids := np.concatenate([[*one, eos] for one in d])), range(size, len(ids), size)
+            )
+        ],
+        lambda d, size, eos: torch.tensor([i for one in d for i in [*one, eos]]).split(size),
+    ],
+    "3.3": [longest_first, lambda lengths, room: list(map(tuple, longest_first(lengths, room)))],
+    "4.1": [own_labels, lambda ids, n: own_labels(ids, n).numpy()],
+    "4.2": [autograd_step, lambda *a: [round(x, 3) for x in autograd_step(*a).tolist()]],
+    "4.3": [
+        {"run_dir": "runs/mine", "learning_rate": 1e-4},
+        {"run_dir": "/somewhere/else", "train.num_train_epochs": np.int64(3)},
+        {"run_dir": "runs/mine", "seed": 42, "weight_decay": 0.1},
+    ],
+    "5.1": [
+        corpus_perplexity,
+        lambda nats, tokens: torch.tensor(sum(nats) / sum(tokens)).exp(),
+        lambda nats, tokens: round(float(corpus_perplexity(nats, tokens)), 2),
+    ],
+    "5.2": [
+        lambda nats, text: nats * np.log2(np.e) / len(text.encode()),
+        lambda nats, text: round(nats / 0.6931 / len(bytes(text, "utf8")), 3),
+    ],
+    "5.3": [ratio, lambda a, b: (r := ratio(a, b)) and np.float32(r)],
+    "6.1": [torch_soften, lambda x, t: np.round(torch_soften(x, t).numpy(), 3)],
+    "6.2": [torch_top_p, lambda *a: torch_top_p(*a).tolist()],
+    "6.3": [
+        (1.8, 4, 1.0),
+        {"temperature": 1.75, "top_k": 4, "top_p": 1},
+        np.array([2.3, 3.0, 1.0]),
+        torch.tensor([1.8, 4, 1.0]),
+    ],
+}
+
+# What people answer, with a part of what is said about it.
+WRONG = {
+    "0.1": [
+        (lambda ids: [(i, i) for i in ids], "paired with itself"),
+        (lambda ids: list(zip(ids[1:], ids, strict=False)), "turned round"),
+        (lambda ids: list(zip(ids, np.roll(ids, -1).tolist(), strict=True)), "as `roll` does"),
+        (lambda ids: [(ids[i], ids[i + 2]) for i in range(len(ids) - 2)], "by two places"),
+        (lambda ids: [(ids[i], ids[i + 1]) for i in range(len(ids) - 2)], "missing at the end"),
+        (lambda ids: [(ids[i], ids[i + 1]) for i in range(len(ids))], "IndexError"),
+        ([(5, 9), (9, 2)], "is not a function"),
+    ],
+    "0.2": [
+        (lambda p: -np.log2(p).mean(), "base 2"),
+        (lambda p: -np.log(p).sum(), "the sum"),
+        (lambda p: -math.log(np.mean(p)), "averaged first"),
+        (lambda p: np.log(p).mean(), "sign"),
+        (lambda p: np.exp(-np.log(p).mean()), "the perplexity"),
+        (lambda p: 1 - np.mean(p), "1 − p"),
+        (lambda p: -np.log10(p).mean(), "base 10"),
+    ],
+    "0.3": [
+        (lambda logits, t, g: int(np.argmax(logits)), "greedy"),
+        (lambda logits, t, g: sampler(logits, 1.0, g), "makes no difference"),
+        (lambda logits, t, g: sampler(logits, 1 / t, g), "multiplied"),
+        (lambda logits, t, g: g.integers(len(logits)), "equally often"),
+        (lambda logits, t, g: sampler(logits, t, np.random.default_rng(3)), "the generator that"),
+        (lambda logits, t, g: logits[sampler(logits, t, g)], "the place of a token"),
+    ],
+    "1.1": [
+        (lambda s: sum(bool(t.strip()) for t in s["train"]), "Only `train`"),
+        (lambda s: sum(bool(t.strip()) for t in s["train"] + s["test"]), "`validation` is missing"),
+        (lambda s: len(s), "the number of parts"),
+        (lambda s: sum(len(part) for part in s.values()), "without text are counted"),
+        (lambda s: sum(len([t for t in p if t]) for p in s.values()), "spaces or line breaks"),
+    ],
+    "1.2": [
+        (
+            lambda text, n: [
+                " ".join(text.split()[i : i + n]) for i in range(len(text.split()) - n)
+            ],
+            "The last run is missing",
+        ),
+        (
+            lambda text, n: [
+                " ".join(text.split()[i : i + n]) for i in range(0, len(text.split()) - n + 1, n)
+            ],
+            "do not overlap",
+        ),
+        (lambda text, n: [text[i : i + n] for i in range(len(text) - n + 1)], "runs of letters"),
+        (
+            lambda text, n: [" ".join(text.split()[i : i + n]) for i in range(len(text.split()))],
+            "too short",
+        ),
+    ],
+    "1.3": [
+        (lambda g: (["train"] * 3 + ["validation", "test"]) * 6, "names came back"),
+        (
+            lambda g: [
+                ("train", "train", "train", "validation", "test")[i % 5] for i in range(len(g))
+            ],
+            "is torn",
+        ),
+        (lambda g: ["train"] * len(g), "no document is in 'validation'"),
+        (lambda g: by_groups(g, (0.05, 0.4)), "which is not between"),
+        (lambda g: [name.replace("validation", "dev") for name in by_groups(g)], "name of no part"),
+    ],
+    "2.1": [
+        (lambda text, ids: len(text) / len(ids), "Letters were counted"),
+        (lambda text, ids: len(ids) / len(text.encode()), "upside down"),
+        (lambda text, ids: len(text.split()) / len(ids), "words per token"),
+        (lambda text, ids: len(text.encode()), "for all tokens"),
+    ],
+    "2.2": [
+        (
+            lambda tokens, pair: (
+                "|".join(tokens).replace("|".join(pair), "".join(pair), 1).split("|")
+            ),
+            "Only the first",
+        ),
+        (
+            lambda tokens, pair: [
+                "".join(pair) if (a, b) == tuple(pair) else a
+                for a, b in zip(tokens, [*tokens[1:], ""], strict=True)
+            ],
+            "still there",
+        ),
+        (lambda tokens, pair: list(tokens), "Nothing was merged"),
+        (
+            lambda tokens, pair: (
+                merge_by_text(tokens, pair[::-1])
+                if pair[1] in tokens[:1]
+                else merge_by_text(tokens, pair)
+            ),
+            "The order matters",
+        ),
+    ],
+    "2.3": [
+        ("one text", "not a pair"),
+        (("short", "1" * 45), "has 5 letters"),
+        (("1928374650" * 5, "the man who was in the house and the old man was"), "comes first"),
+        (
+            (
+                "It was the best of all that he had ever seen.",
+                "It was the worst of all that he ever saw.",
+            ),
+            "not yet",
+        ),
+    ],
+    "3.1": [
+        (
+            lambda n, size: (math.ceil(sum(n) / size), sum(n) % size or size),
+            "end-of-text tokens are missing",
+        ),
+        (lambda n, size: (sum(n) + len(n)) // size, "Lay the documents"),
+        (lambda n, size: ((sum(n) + len(n)) // size, size), "tail is dropped"),
+        (
+            lambda n, size: (math.ceil((sum(n) + len(n)) / size), (sum(n) + len(n)) % size),
+            "of 0 tokens",
+        ),
+        (
+            lambda n, size: (
+                math.ceil((sum(n) + len(n) - 1) / size),
+                (sum(n) + len(n) - 1) % size or size,
+            ),
+            "The last document is followed",
+        ),
+    ],
+    "3.2": [
+        (
+            lambda d, size, eos: [b for b in RIGHT["3.2"][0](d, size, eos) if len(b) == size],
+            "tail is dropped",
+        ),
+        (
+            lambda d, size, eos: [
+                (ids := [i for one in d for i in one])[k : k + size]
+                for k in range(0, sum(map(len, d)), size)
+            ],
+            "no end-of-text between",
+        ),
+        (
+            lambda d, size, eos: [
+                [*one, eos][k : k + size] for one in d for k in range(0, len(one) + 1, size)
+            ],
+            "cut by itself",
+        ),
+        (
+            lambda d, size, eos: [
+                b.tolist() for b in torch.tensor([i for one in d for i in [eos, *one]]).split(size)
+            ],
+            "before each document",
+        ),
+    ],
+    "3.3": [
+        (lambda n, room: longest_first(n, room, 0), "too full"),
+        (next_fit, "fewer are enough"),
+        (lambda n, room: longest_first(n, room)[:-1], "is in no block"),
+        (lambda n, room: [[0], *longest_first(n, room)], "is in two blocks"),
+        (lambda n, room: [[n[i] * 5 for i in b] for b in longest_first(n, room)], "by its place"),
+        (lambda n, room: [list(range(len(n)))], "more than 16 tokens"),
+    ],
+    "4.1": [
+        (lambda ids, n: [-100 if i == 1 else i for i in ids], "never learns to stop"),
+        (lambda ids, n: ids, "Nothing is masked"),
+        (lambda ids, n: [*own_labels(ids, n).tolist()[1:], -100], "shifted"),
+        (lambda ids, n: np.where(np.arange(len(ids)) < n, ids, 0), "has the label 0"),
+        (lambda ids, n: own_labels(ids, n - 1), "One token too many"),
+        (lambda ids, n: ids[:n], "cut off"),
+    ],
+    "4.2": [
+        (lambda x, t, rate: autograd_step(x, t, -rate), "up the slope"),
+        (lambda x, t, rate: np.array(x) - rate * np_softmax(x), "Every logit goes down"),
+        (lambda x, t, rate: np.array(x) + rate * np.eye(len(x))[t], "Only the target's"),
+        (lambda x, t, rate: autograd_step(x, t, 1.0), "learning rate makes no"),
+        (lambda x, t, rate: np_softmax(autograd_step(x, t, rate).tolist()), "are probabilities"),
+    ],
+    "4.3": [
+        ({"run_dir": "runs/tiny", "learning_rate": 1e-4}, "overwrites"),
+        ({"run_dir": "./runs/../runs/tiny/", "learning_rate": 1e-4}, "overwrites"),
+        ({"learning_rate": 1e-4}, "There is no `run_dir`"),
+        ({"run_dir": "runs/mine"}, "Nothing differs"),
+        ({"run_dir": "runs/mine", "learning_rate": 1e-4, "seed": 1}, "changed at once"),
+        ({"run_dir": "runs/mine", "lerning_rate": 1e-4}, "the nearest is 'learning_rate'"),
+        ({"run_dir": "runs/mine", "learning_rate": 0}, "greater than 0"),
+        ("-p learning_rate=1", "not a dictionary"),
+    ],
+    "5.1": [
+        (lambda nats, tokens: np.mean(np.exp(np.array(nats) / tokens)), "mean of the documents'"),
+        (lambda nats, tokens: np.exp(np.mean(np.array(nats) / tokens)), "mean of means"),
+        (lambda nats, tokens: sum(nats) / sum(tokens), "This is the loss"),
+        (lambda nats, tokens: 2 ** (sum(nats) / sum(tokens)), "right for bits"),
+        (lambda nats, tokens: np.exp(np.mean(nats)), "number of documents"),
+    ],
+    "5.2": [
+        (lambda nats, text: nats / len(text.encode()), "nats per byte"),
+        (lambda nats, text: nats * math.log(2) / len(text.encode()), "multiplied by ln 2"),
+        (lambda nats, text: nats / math.log(2) / len(text), "bits per letter"),
+        (lambda nats, text: np.log2(nats) / len(text.encode()), "logarithm already"),
+    ],
+    "5.3": [
+        (lambda a, b: ratio(a, b, ()), "different documents"),
+        (lambda a, b: ratio(a, b, ("tokens", "context")), "as many, but not the same"),
+        (lambda a, b: ratio(a, b, ("documents", "tokens")), "Their contexts differ"),
+        (lambda a, b: ratio(a, b, ("documents", "context")), "more tokens for one"),
+        (lambda a, b: ratio(a, b, upside_down=True), "upside down"),
+    ],
+    "6.1": [
+        (lambda x, t: np_softmax([i / t for i in x]), "no division"),
+        (lambda x, t: torch.softmax(torch.tensor(x) / t, 0), "no division"),
+        (lambda x, t: np_softmax(np.array(x) * t), "multiplied"),
+        (lambda x, t: np.exp(np.array(x) / t) if t else torch_soften(x, 0), "add up to 1"),
+        (lambda x, t: np_softmax(x) / t if t else torch_soften(x, 0), "after softmax"),
+        (lambda x, t: np_softmax(x, t or 1), "not the same as 1"),
+    ],
+    "6.2": [
+        (lambda x, t, p: torch_top_p(x, t, p, cut_at=1.0), "before the temperature"),
+        (lambda x, t, p: torch_top_p(x, t, p, renew=False), "do not add up to 1"),
+        (lambda x, t, p: torch_top_p(x, t, p, carry=False), "over p is missing"),
+        (lambda x, t, p: torch_top_p(x, 1.0, p), "makes no difference"),
+        (lambda x, t, p: np.sort(torch_top_p(x, t, p))[::-1], "are sorted"),
+    ],
+    "6.3": [
+        ((0, 4, 1.0), "above 0"),
+        ((1.0, 1, 1.0), "Only 1 of the tokens"),
+        ((1.8, 0, 1.0), "6 of the tokens"),
+        ((1.0, 4, 1.0), "too sure"),
+        ((5.0, 4, 1.0), "not sure enough"),
+        ((1.8, 4), "not three numbers"),
+    ],
+}
+
+
+@pytest.fixture
+def state(tmp_path, monkeypatch):
+    path = tmp_path / "work" / "progress.json"
+    monkeypatch.setattr(checks, "STATE", path)
+    return path
+
+
+def test_every_exercise_is_tested_three_levels_to_a_notebook():
+    assert set(RIGHT) == set(WRONG) == set(EXERCISES)
+    assert [one.level for one in EXERCISES.values()] == ["easy", "middle", "open"] * 7
+    for one in EXERCISES.values():
+        assert len(set(one.hints)) == 3 and len(one.title) <= 42
+
+
+@pytest.mark.parametrize(
+    "number, answer", [(n, a) for n, answers in RIGHT.items() for a in answers]
+)
+def test_a_right_answer_passes_in_any_form(number, answer):
+    assert problem_of(number, answer) is None
+
+
+@pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid value")
+@pytest.mark.parametrize(
+    "number, answer, part", [(n, *pair) for n, pairs in WRONG.items() for pair in pairs]
+)
+def test_a_mistake_that_people_make_has_a_hint_of_its_own(number, answer, part):
+    assert part in (problem_of(number, answer) or "it passes")
+
+
+@pytest.mark.parametrize("number", EXERCISES)
+def test_three_or_more_mistakes_with_different_hints(number):
+    said = {part for _, part in WRONG[number]}
+    assert len(said) >= 3
+
+
+@pytest.mark.parametrize("number", EXERCISES)
+def test_a_check_takes_less_than_two_seconds(number):
+    began = time.process_time()
+    for answer in [RIGHT[number][0], WRONG[number][0][0]]:
+        problem_of(number, answer)
+    assert time.process_time() - began < 4
+
+
+@pytest.mark.parametrize("value", [..., None])
+@pytest.mark.parametrize("number", EXERCISES)
+def test_what_is_no_answer_is_none(number, value, state):
+    assert problem_of(number, value)
+    check(number, ...)
+    assert not state.exists()
+
+
+def test_the_message_of_a_value_that_is_wrong_never_has_the_right_one():
+    """By the functions that are right: what they give is not in what is said."""
+    for number in ("0.2", "2.1", "5.1", "5.2"):
+        said = problem_of(number, lambda *_: 12345.0)
+        case = {"0.2": ([0.5, 0.25, 0.1, 0.8],), "2.1": ("100 °C – “hot”", [5, 17, 3, 8, 2, 9])}
+        case |= {"5.1": ([60.0, 5.0], [20, 5]), "5.2": (40.0, "Water boils at 100 °C.")}
+        value = float(RIGHT[number][0](*case[number]))
+        assert "1.234e+04" in said and f"{value:.3g}" not in said
+
+
+def test_the_state_is_one_file(state, capsys):
+    check("5.1", lambda nats, tokens: sum(nats) / sum(tokens))
+    assert "not right yet" in capsys.readouterr().out
+    hint("5.1")
+    hint("5.1")
+    printed = capsys.readouterr().out
+    assert printed.count("Hint 1 of 3") == 2 and printed.count("Hint 2 of 3") == 1
+    check("5.1", corpus_perplexity)
+    assert json.loads(state.read_text())["5.1"] == {"tries": 2, "solved": True, "hints": 2}
+    check("5.1", lambda nats, tokens: 0)  # what was solved once stays so
+    capsys.readouterr()
+    progress()
+    lines = capsys.readouterr().out.splitlines()
+    row = next(line for line in lines if line.startswith("5.1"))
+    assert row.split()[-3:] == ["yes", "3", "2"] and lines[-1] == "1 of 21 are solved."
+    for _ in range(5):
+        hint("5.1")
+    assert json.loads(state.read_text())["5.1"]["hints"] == 3
+
+
+def test_a_damaged_state_is_begun_anew(state):
+    state.parent.mkdir()
+    state.write_text("{")
+    check("5.1", corpus_perplexity)
+    assert json.loads(state.read_text())["5.1"]["solved"]
+
+
+def test_an_exercise_that_does_not_exist(state):
+    for call in (lambda: check("3.4", 1), lambda: hint("3.4")):
+        with pytest.raises(UserError, match=r"There is no exercise '3\.4': the nearest is '3\."):
+            call()
+
+
+def test_a_function_that_changes_its_input_does_no_harm():
+    """The input of each call is a copy."""
+
+    def cut(documents, size, eos):
+        ids = []
+        while documents:
+            ids += [*documents.pop(0), eos]
+        return [ids[i : i + size] for i in range(0, len(ids), size)]
+
+    assert problem_of("3.2", cut) is None
+    assert problem_of("3.2", cut) is None
+
+
+@pytest.mark.parametrize(
+    "given, expected, equal",
+    [
+        (2.996, 3.0, True),
+        (2.9, 3.0, False),
+        ([3], 3, True),
+        (3.0, 3, True),
+        (3.01, 3, False),
+        (True, 1, False),
+        ("3", 3, False),
+        (math.nan, 3.0, False),
+        ([1, 2], [1, 2, 3], False),
+        (1j, 1.0, False),
+        (None, None, True),
+        (0.0, None, False),
+    ],
+)
+def test_same(given, expected, equal):
+    assert same(given, expected) is equal
+
+
+def test_by_cases_says_what_it_saw():
+    judge = by_cases(abs, [(-3,)], [(lambda x: x, "The sign.")], "Look at `abs`.")
+    assert judge(abs) is None
+    assert judge(lambda x: x) == "For -3 the function returns -3. The sign."
+    assert judge(lambda x: 7) == "For -3 the function returns 7. Look at `abs`."
+    assert "stops with KeyError: 'no'" in judge(lambda x: {}["no"])
