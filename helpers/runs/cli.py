@@ -1,4 +1,4 @@
-"""The command line, `python -m helpers`: runs and what is made of them, and the workshop's tools."""
+"""The command line, `python -m helpers`: runs, what is made of them, the workshop's tools."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Whether this machine is ready: `python -m helpers doctor`, or `python -m helpers.workshop.doctor`.
+"""Is this machine ready: `python -m helpers doctor`, or `python -m helpers.workshop.doctor`.
 
 The second one runs where packages are missing, and with Python 3.9 or newer, and then says so.
 So this module imports only the standard library until a check needs more.

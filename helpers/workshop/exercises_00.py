@@ -65,11 +65,11 @@ LOSS = by_cases(
         ),
         (
             lambda p: _loss(p) * len(p),
-            "This is the sum. A loss is a mean per token, so that long sentences do not count more.",
+            "This is the sum. A loss is a mean per token, so long sentences do not count more.",
         ),
         (
             lambda p: -math.log(sum(p) / len(p)),
-            "The probabilities were averaged first. Take the surprise of each token, then the mean.",
+            "The probabilities were averaged. Take the surprise of each token, then the mean.",
         ),
         (lambda p: -_loss(p), "The sign is missing: a surprise is never below 0."),
         (

@@ -1,4 +1,4 @@
-"""Exercises made from solutions: complete, without the answers, and no difference the second time."""
+"""Exercises made from solutions: complete, no answers, no difference the second time."""
 
 import nbformat
 import pytest

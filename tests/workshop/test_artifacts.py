@@ -1,4 +1,4 @@
-"""Catching up: from an empty folder to each step, with a broken run, and never over work of one's own."""
+"""Catching up: from an empty folder to each step, after a broken run, never over own work."""
 
 import shutil
 

@@ -1,5 +1,6 @@
-"""The checks of the exercises: right answers in any form pass, known mistakes get a hint of their own."""
+"""Checks of exercises: right answers in any form pass, known mistakes get their own hint."""
 
+import itertools
 import json
 import math
 import random
@@ -108,7 +109,7 @@ RIGHT = {
     "0.1": [
         lambda ids: [(ids[i], ids[i + 1]) for i in range(len(ids) - 1)],
         lambda ids: np.stack([ids[:-1], ids[1:]], 1),
-        lambda ids: zip(ids[:-1], ids[1:], strict=True),
+        lambda ids: itertools.pairwise(ids),
         lambda ids: torch.tensor(ids).unfold(0, 2, 1),
     ],
     "0.2": [
@@ -157,7 +158,8 @@ RIGHT = {
         lambda d, size, eos: [
             row.tolist()
             for row in np.split(
-                (ids := np.concatenate([[*one, eos] for one in d])), range(size, len(ids), size)
+                np.concatenate([[*one, eos] for one in d]),
+                range(size, sum(len(one) + 1 for one in d), size),
             )
         ],
         lambda d, size, eos: torch.tensor([i for one in d for i in [*one, eos]]).split(size),
@@ -324,7 +326,7 @@ WRONG = {
         ),
         (
             lambda d, size, eos: [
-                (ids := [i for one in d for i in one])[k : k + size]
+                [i for one in d for i in one][k : k + size]
                 for k in range(0, sum(map(len, d)), size)
             ],
             "no end-of-text between",

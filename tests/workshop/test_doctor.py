@@ -1,4 +1,4 @@
-"""The check of the machine: each line fails or warns where it should, and no missing package stops it."""
+"""The doctor: each line fails or warns where it should, and no missing package stops it."""
 
 import json
 import os
@@ -208,7 +208,8 @@ def test_lines_on_the_screen_and_the_status(monkeypatch, capsys):
 
 def test_where_every_package_is_missing(tmp_path):
     """An environment with the standard library alone: the doctor says so, line by line."""
-    code = "import sys; sys.path.insert(0, sys.argv[1]); from helpers.workshop.doctor import main; sys.exit(main())"
+    code = "import sys; sys.path.insert(0, sys.argv[1]); "
+    code += "from helpers.workshop.doctor import main; sys.exit(main())"
     arguments = [sys.executable, "-I", "-S", "-c", code, str(PROJECT)]
     environment = os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9", "PIP_INDEX_URL": "x"}
     result = subprocess.run(
