@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from helpers.engine.files import fingerprint
-from helpers.engine.progress import Progress, progress
+from helpers.engine.progress import Progress
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 def save(dataset: "DatasetDict", folder: Path) -> None:
     """Write a data set to `folder`, in the form of `DatasetDict.save_to_disk`."""
     for name, part in dataset.items():
-        with progress(len(part), f"rows of {name}") as bar:
+        with closing(Progress(len(part), f"rows of {name}")) as bar:
             write_split(folder / name, part.data.schema, _batches(part, bar))
     name_splits(folder, dataset)
 

@@ -9,10 +9,11 @@ twice are held in memory. Documents are then compared only with those that share
 
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import closing
 
 import numpy as np
 
-from helpers.engine.progress import progress
+from helpers.engine.progress import Progress
 from helpers.engine.shingles import (
     batches_of,
     first_in_document,
@@ -46,7 +47,7 @@ class Words:
         self._file.seek(0)
         ends = np.cumsum(self.lengths)
         first = 0
-        with progress(len(self.lengths), what) as bar:
+        with closing(Progress(len(self.lengths), what)) as bar:
             while first < len(ends):
                 before = ends[first - 1] if first else 0
                 last = max(first + 1, int(np.searchsorted(ends, before + WORDS, "right")))
@@ -132,7 +133,7 @@ def _read(documents: Collection[str], pattern: str) -> tuple[Words, np.ndarray]:
     keys: list[int] = []
 
     def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        with progress(len(documents), "documents read") as bar:
+        with closing(Progress(len(documents), "documents read")) as bar:
             for batch in batches_of(documents):
                 words, lengths = words_of(batch, pattern)
                 ends = np.cumsum(lengths)

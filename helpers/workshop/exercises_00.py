@@ -69,7 +69,7 @@ LOSS = by_cases(
         ),
         (
             lambda p: -math.log(sum(p) / len(p)),
-            "The probabilities were averaged. Take the surprise of each token, then the mean.",
+            "The probabilities were averaged first. Take each token's surprise, then the mean.",
         ),
         (lambda p: -_loss(p), "The sign is missing: a surprise is never below 0."),
         (
