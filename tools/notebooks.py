@@ -3,6 +3,7 @@
 `python -m tools.notebooks 00_idea` does so for the notebooks that are named.
 """
 
+import ast
 import os
 import re
 import sys
@@ -83,14 +84,28 @@ def problems(path: Path) -> list[str]:
     lengths = sorted(len(cell.source.splitlines()) for _, cell in code)
     if (median := lengths[len(lengths) // 2]) >= 8:
         found.append(f"the median code cell has {median} lines")
-    for count, (number, cell) in enumerate(code, 1):
-        found += [f"cell {number} {problem}" for problem in _cell_problems(cell, count)]
+    following = [cell.source for _, cell in code[1:]] + [""]
+    for count, ((number, cell), after) in enumerate(zip(code, following, strict=True), 1):
+        here = [*_cell_problems(cell, count), *_definition_problems(cell, after)]
+        found += [f"cell {number} {problem}" for problem in here]
     return found
 
 
+def _definition_problems(cell: NotebookNode, after: str) -> Iterator[str]:
+    """What is wrong with the functions of a cell; `after` is the source of the next code cell."""
+    tree = ast.parse(cell.source)
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            continue
+        if not {"written-out", "shown"} & set(_tags(cell)):
+            yield f"defines {node.name}, and is tagged neither 'written-out' nor 'shown'"
+        elif node in tree.body and not re.search(rf"\b{node.name}\b", after):
+            yield f"defines {node.name}, which the next code cell does not compare with anything"
+        elif (size := node.end_lineno - node.lineno + 1) > 15:
+            yield f"defines {node.name} in {size} lines, at most 15 are read"
+
+
 def _cell_problems(cell: NotebookNode, count: int) -> Iterator[str]:
-    if re.search(r"^\s*(async )?def |^\s*class ", cell.source, re.M) and "shown" not in _tags(cell):
-        yield "defines something, and is not tagged 'shown'"
     if cell.execution_count != count:
         yield "was not executed in a run from top to bottom"
     for output in cell.outputs:
