@@ -15,7 +15,7 @@ from helpers.runs.parameters import STEPS, folder_of
 METRICS = {
     "perplexity_base", "perplexity_finetuned", "bits_per_byte_base", "bits_per_byte_finetuned",
     "tokens_in", "tokens_kept", "tokens_dropped", "blocks_train",
-    "blocks_validation", "blocks_test",
+    "blocks_validation", "blocks_test", "perplexity_validation",
     "train_tokens_per_second", "device", "dtype",
     *(f"seconds_{step}" for step in STEPS),
 }  # fmt: skip
