@@ -46,7 +46,7 @@ def test_every_step_leaves_its_artifact_record_and_notebook(whole):
         }
     assert not list(folder.glob("*.failed.ipynb")) and sorted(
         p.name for p in folder.glob(".*")
-    ) == [".lock", ".locks"]
+    ) == [".locks"]
 
 
 def test_the_metrics_are_there_and_fine_tuning_helps(whole):

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
 
+IN_MEMORY = 64e6  # bytes of a split that is read into memory, rather than mapped
+
+
 def save(dataset: "DatasetDict", folder: Path) -> None:
     """Write a data set to `folder`, in the form of `DatasetDict.save_to_disk`."""
     for name, part in dataset.items():
@@ -23,20 +26,23 @@ def save(dataset: "DatasetDict", folder: Path) -> None:
 
 
 def load(folder: Path) -> "DatasetDict":
-    """A data set that `save` wrote, memory-mapped.
+    """A data set that `save` wrote, memory-mapped if it is large.
+
+    Windows replaces no file that is mapped, so that a step could not be done again while another
+    notebook has its data set open; a small one is read instead.
 
     It has no reference to its folder, so that `map` puts no cache files there.
     """
     from datasets import DatasetDict
 
-    names = json.loads((folder / "dataset_dict.json").read_text())["splits"]
+    names = json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
     return DatasetDict({name: _load_split(folder / name) for name in names})
 
 
 def write_split(
     folder: Path, schema: "pa.Schema", batches: Iterable["pa.RecordBatch"]
 ) -> "Dataset":
-    """Write record batches as they come, as `Dataset.save_to_disk` would, and memory-map them.
+    """Write record batches as they come, as `Dataset.save_to_disk` would, and load them.
 
     Unlike what `save_to_disk` writes, nothing in `folder` depends on where and when it was written.
     """
@@ -50,15 +56,15 @@ def write_split(
     with pa.ipc.new_stream(str(path), empty.features.arrow_schema) as stream:
         for batch in batches:
             stream.write_batch(batch)
-    state = json.loads((folder / "state.json").read_text())
+    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     state |= {"_data_files": [{"filename": path.name}], "_fingerprint": fingerprint(path)}
-    (folder / "state.json").write_text(json.dumps(state, indent=2))
+    (folder / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
     return _load_split(folder)
 
 
 def name_splits(folder: Path, names: Iterable[str]) -> None:
     """Record which splits are in `folder`, as `DatasetDict.save_to_disk` does."""
-    (folder / "dataset_dict.json").write_text(json.dumps({"splits": list(names)}))
+    (folder / "dataset_dict.json").write_text(json.dumps({"splits": list(names)}), encoding="utf-8")
 
 
 def _batches(part: "Dataset", bar: Progress) -> Iterator["pa.RecordBatch"]:
@@ -70,5 +76,6 @@ def _batches(part: "Dataset", bar: Progress) -> Iterator["pa.RecordBatch"]:
 def _load_split(folder: Path) -> "Dataset":
     from datasets import Dataset, load_from_disk
 
-    part = load_from_disk(str(folder))
+    size = sum(path.stat().st_size for path in folder.glob("*.arrow"))
+    part = load_from_disk(str(folder), keep_in_memory=size <= IN_MEMORY)
     return Dataset(part.data.table, fingerprint=part._fingerprint)

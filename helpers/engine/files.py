@@ -1,7 +1,10 @@
 """Files: hashes of their contents, and writes that a crash cannot leave half done."""
 
+import errno
 import hashlib
 import os
+import shutil
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +12,8 @@ from typing import TypeVar
 
 Result = TypeVar("Result")
 _RESULTS: dict[tuple, object] = {}
+PATIENCE = 1.0  # seconds for other processes to close a file
+REFUSALS = {errno.EACCES, errno.EPERM, errno.EBADF, errno.EINVAL, errno.ENOTSUP}
 SETTLED = 2_000_000_000  # nanoseconds: two changes within them may leave a file the same time
 
 
@@ -21,10 +26,12 @@ def fingerprint(path: Path, record: str | None = "step.json") -> str:
         files = [path]
     else:
         inside = (p for p in path.rglob("*") if p.suffix not in {".ipynb", ".md", ".py", ".pyc"})
-        files = sorted(p for p in inside if p.is_file() and str(p.relative_to(path)) != record)
+        found = (p for p in inside if p.is_file() and str(p.relative_to(path)) != record)
+        files = sorted(found, key=lambda p: p.relative_to(path).parts)
     digest = hashlib.blake2b(digest_size=16)
     for file in files:
-        digest.update(str(file.relative_to(path)).encode() + b"\0" + once(_hash_of, file))
+        name = file.relative_to(path).as_posix()
+        digest.update(name.encode() + b"\0" + once(_hash_of, file))
     return digest.hexdigest()
 
 
@@ -45,13 +52,62 @@ def once(read: Callable[[Path], Result], path: Path) -> Result:
     return result
 
 
-def flush(path: Path) -> None:
-    """Write a file's contents, or a folder's entries, through to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+def relative(path: Path, start: Path | str = os.curdir) -> str:
+    """A path as seen from a folder, with `/`; the whole one where that is on another drive."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        return Path(os.path.relpath(path, start)).as_posix()
+    except ValueError:
+        return path.as_posix()
+
+
+def flush(path: Path) -> None:
+    """Write a file's contents, or a folder's entries, through to the disk.
+
+    It is left out where it is refused: of folders on Windows and on some network disks, of files
+    that must not be written.
+    """
+    writable = path.is_file() and os.access(path, os.W_OK)
+    try:
+        descriptor = os.open(
+            path, os.O_RDWR if writable else os.O_RDONLY
+        )  # Windows flushes no other
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
+
+
+def move(source: Path, target: Path) -> None:
+    """Give a file or folder another name; a file that has it is replaced.
+
+    Windows refuses it while another process has the file open, or one in the folder. Most have it
+    open for a moment only, so it is tried again for PATIENCE seconds.
+
+    Raises:
+        PermissionError: it is still open somewhere.
+    """
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return os.replace(source, target)
+        except PermissionError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.02)
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Make a folder's copy, as a whole or not at all, with hard links where the disk has them."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}")
+    try:
+        shutil.copytree(source, temporary, copy_function=os.link)
+    except (OSError, AttributeError):
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.copytree(source, temporary)
+    move(temporary, target)
 
 
 def replace(path: Path, text: str) -> None:
@@ -59,4 +115,4 @@ def replace(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(text, encoding="utf-8")
     flush(temporary)
-    os.replace(temporary, path)
+    move(temporary, path)

@@ -2,10 +2,14 @@
 
 import ctypes
 import re
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import psutil
     from transformers import PreTrainedModel
 
 MOST = {"cpu": 1024, "cuda": 65_536}  # tokens in a batch by device; larger batches are no faster
@@ -40,6 +44,29 @@ def keep_memory() -> None:
         return
 
 
+def peak_memory() -> int:
+    """The most memory that this process has used at a time, until now, in bytes."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def memory_of(processes: Iterable["psutil.Process"]) -> int:
+    """The memory that these processes use now, in bytes; those that have ended use none."""
+    import psutil
+
+    used = 0
+    for process in processes:
+        with suppress(psutil.Error):
+            used += process.memory_info().rss
+    return used
+
+
 def free_memory(kind: str) -> int:
     """Free bytes on the current `cuda` device, or of what this process may use of the machine."""
     import psutil
@@ -50,9 +77,10 @@ def free_memory(kind: str) -> int:
         return torch.cuda.mem_get_info()[0] + cached
     free, group = psutil.virtual_memory().available, Path("/sys/fs/cgroup")
     try:
-        left = int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
-        statistics = (group / "memory.stat").read_text()
-        left += int(re.search(r"^inactive_file (\d+)", statistics, re.M)[1])  # can be dropped
+        files = {name: group / f"memory.{name}" for name in ("max", "current", "stat")}
+        found = {name: file.read_text(encoding="utf-8") for name, file in files.items()}
+        left = int(found["max"]) - int(found["current"])
+        left += int(re.search(r"^inactive_file (\d+)", found["stat"], re.M)[1])  # can be dropped
     except (OSError, ValueError, TypeError):  # no such file, or no limit
         return free
     return max(0, min(free, left))

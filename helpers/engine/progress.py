@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from contextlib import suppress
 
 FILE = "HELPERS_PROGRESS"  # environment variable: the file to write progress to, instead of a bar
 
@@ -37,9 +38,10 @@ class Progress:
             rate = (self.done - self._before) / (self._last - self._began + 1e-9)
             state = {"done": self.done, "total": self.total, "what": self.what}
             temporary = f"{self._file}.new"
-            with open(temporary, "w") as file:
+            with open(temporary, "w", encoding="utf-8") as file:
                 json.dump(state | {"rate": rate, "note": note}, file)
-            os.replace(temporary, self._file)
+            with suppress(PermissionError):  # Windows, while the runner reads it
+                os.replace(temporary, self._file)
 
     def close(self) -> None:
         """Remove the bar."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from helpers.engine.files import flush
+from helpers.engine.files import flush, move
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -33,7 +33,7 @@ def unfinished_array(
         with new.open("wb") as file:
             np.save(file, np.full(size, np.nan, np.float32))
         flush(new)  # complete and on the disk before it gets its name
-        new.rename(path)
+        move(new, path)
     return np.lib.format.open_memmap(path, "r+")
 
 

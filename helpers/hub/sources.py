@@ -118,16 +118,19 @@ def _refuse_missing(kind: str, name: str) -> None:
     noun, error = ("file", DataError) if kind == "dataset" else ("folder", ModelError)
     from_here = Path(name).absolute()
     if from_here.exists():
+        there = from_here  # where it is on another drive
+        if from_here.drive == PROJECT.drive:
+            there = Path(os.path.relpath(from_here, PROJECT))
         raise error(
             f"{kind} is {name!r}: relative paths start at the project's folder, and there it is "
-            f"{os.path.relpath(from_here, PROJECT)!r}."
+            f"{there.as_posix()!r}."
         )
     endings = {s.lstrip(".").lower() for s in Path(name).suffixes} if kind == "dataset" else set()
     folder, near = resolve(name).parent, []
     if endings and folder.is_dir():
         near = difflib.get_close_matches(Path(name).name, [p.name for p in folder.iterdir()], 1)
     is_file = endings & ENDINGS and not name.startswith("hf://")
-    if name.startswith((".", "/", "~")) or is_file or near:
+    if name.startswith((".", "/", "~")) or "\\" in name or is_file or near:
         hint = "relative paths start at the project's folder"
         if near:
             hint = f"the nearest is {str(Path(name).parent / near[0])!r}"

@@ -156,12 +156,13 @@ def compare(
 @app.command()
 def report(run_dir: Annotated[Path, typer.Argument(help="The folder of a complete run.")]) -> None:
     """Write report.html of a run again."""
+    from helpers.engine.files import relative
     from helpers.runs.folder import Run
     from helpers.runs.record import read_record
     from helpers.runs.report import write_report
 
     read_record(run_dir, complete=True)
-    print(os.path.relpath(write_report(Run(run_dir))))
+    print(relative(write_report(Run(run_dir))))
 
 
 @app.command()
@@ -232,7 +233,7 @@ def main() -> None:
 
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the calling process
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
         getattr(sys, name).reconfigure(errors="replace")  # a ✓ where the encoding has none
     treat_signals_as_ctrl_c()
     try:

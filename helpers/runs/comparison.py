@@ -12,6 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from helpers.engine.files import relative
 from helpers.errors import UserError
 from helpers.hub.sources import resolve
 from helpers.runs.folder import Run
@@ -42,7 +43,10 @@ def comparison(folders: Sequence[Path]) -> "pd.DataFrame":
     import pandas as pd
 
     runs = [_read(Path(folder)) for folder in folders]
-    common = os.path.commonpath([str(run["folder"].parent) for run in runs])
+    try:
+        common = os.path.commonpath([str(run["folder"].parent) for run in runs])
+    except ValueError:  # they are on several drives
+        common = os.curdir
     differing = [
         (step, name)
         for step in STEPS
@@ -55,7 +59,7 @@ def comparison(folders: Sequence[Path]) -> "pd.DataFrame":
     rows = []
     for run in runs:
         metrics, parameters = run["metrics"], run["parameters"]
-        row = {"run": os.path.relpath(run["folder"], common)}
+        row = {"run": relative(run["folder"], common)}
         row |= {f"{step}.{name}": parameters[step].get(name) for step, name in differing}
         row |= {"perplexity": metrics["perplexity_finetuned"], "low": metrics["low_finetuned"]}
         row["high"] = metrics["high_finetuned"]
@@ -72,7 +76,9 @@ def comparison(folders: Sequence[Path]) -> "pd.DataFrame":
 def _read(folder: Path) -> dict[str, object]:
     run = Run(folder)
     records = fresh_records(run)
-    scores = json.loads((run.path("evaluate") / "documents.json").read_text())["fine-tuned"]
+    scores = json.loads((run.path("evaluate") / "documents.json").read_text(encoding="utf-8"))[
+        "fine-tuned"
+    ]
     return {
         "folder": run.folder.resolve(),
         "parameters": {step: record["parameters"] for step, record in records.items()},
@@ -161,4 +167,4 @@ def show_comparison(
         write_text(csv, table.to_csv(index=False))
     if html:
         write_comparison(table, explanation(table), [resolve(folder) for folder in folders], html)
-        console.print(f"report: {os.path.relpath(html)}")
+        console.print(f"report: {relative(html)}")

@@ -7,18 +7,19 @@ always holds either the old artifact or the new one. Reading a run never writes 
 import hashlib
 import json
 import os
-import platform
+import re
 import shutil
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
-from helpers.engine.files import fingerprint, flush, replace
+from helpers.engine.files import copy_folder, fingerprint, flush, move, relative, replace
 from helpers.errors import RunError
 from helpers.hub.secrets import holds_token, redacted
 from helpers.hub.sources import resolve
 from helpers.runs.code import code_fingerprint
+from helpers.runs.locking import acquire
 from helpers.runs.origins import sources
 from helpers.runs.parameters import STEPS, folder_of
 
@@ -31,7 +32,9 @@ NEEDS = {
     "evaluate": ("load", "preprocess", "chunk", "train"),
     "infer": ("load", "train"),
 }
-LOCK_TIMEOUT = 1.0  # seconds; a process that is ending releases its lock within them
+# What Windows keeps for devices, and what it cuts off the end of a name:
+RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?|.*[. ]", re.IGNORECASE)
+LOCK_TIMEOUT = 1.0  # seconds for a process that is ending to release its lock
 ATTEMPTS = 3  # to read a step while another process publishes it
 
 
@@ -39,14 +42,13 @@ class Run:
     """A run folder: where its steps are, what their records say, what is missing or stale."""
 
     def __init__(self, folder: str | Path):
-        if not str(folder).strip() or "\0" in str(folder):
-            raise RunError(f"run_dir is {str(folder)!r}: it must be the name of a folder.")
-        self.given, self.folder = str(folder), resolve(folder)
+        check_name("run_dir", str(folder))
+        self.folder = resolve(folder)
 
     @property
     def shown(self) -> str:
         """The folder as a person would type it; `resolve` returns it to the absolute path."""
-        return os.path.relpath(self.folder, resolve("."))
+        return relative(self.folder, resolve("."))
 
     def path(self, step: str) -> Path:
         """The folder of a step's artifact: the old one until the new one is in its place."""
@@ -75,33 +77,30 @@ class Run:
         The lock is held until its `release`, or until this process ends. Raises RunError where
         another process has it, or where the folder cannot be written.
         """
-        path = self.folder / ".locks" / f"{folder_of(step)}.lock"
-        holder = path.with_suffix(".holder")  # Windows does not let others read a locked file
-        lock = FileLock(path, timeout=LOCK_TIMEOUT, thread_local=False, is_singleton=True)
+        doing = f"is writing its step {step!r}"
+        lock = acquire(self.folder, folder_of(step), doing, LOCK_TIMEOUT)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-            holder.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
-            self._recover(step)
-        except Timeout:
-            raise RunError(
-                f"run_dir is {self.given!r}: {_read(holder) or 'another process'} is writing its "
-                f"step {step!r}; wait for it, end it (a notebook: shut its kernel down), or name "
-                "another."
-            ) from None
-        except OSError as error:
+            if self._half_published(step):  # by a process that was killed inside `publish`
+                move(self._old(step), self._final(step))
+        except BaseException:
             lock.release()
-            raise RunError(
-                f"run_dir is {self.given!r}: it cannot be written ({error.strerror}), name another."
-            ) from None
+            raise
+        shutil.rmtree(self._old(step), ignore_errors=True)
         return lock
 
-    def _recover(self, step: str) -> None:
-        """After a kill inside `publish`: restore the old artifact, or remove it beside the new."""
-        if self._half_published(step):
-            os.rename(self._old(step), self._final(step))
-        elif self._old(step).exists():
-            shutil.rmtree(self._old(step))
+    def make_partial(self, step: str) -> Path:
+        """A new folder to write a step into, in place of what earlier attempts have left.
+
+        On Windows, what is still mapped into memory cannot be removed; then it gets another name.
+        """
+        for left in self.folder.glob(f".{folder_of(step)}.[p0-9]*"):  # also of `copy_folder`
+            shutil.rmtree(left, ignore_errors=True)
+        path, number = self.partial(step), 1
+        while path.exists():
+            number += 1
+            path = self.partial(step).with_suffix(f".partial{number}")
+        path.mkdir()
+        return path
 
     def record(self, step: str) -> dict | None:
         """The content of a step's `step.json`, or None where the step has not been done."""
@@ -166,9 +165,13 @@ class Run:
             and self.record(step) == record
         )
 
-    def publish(self, step: str) -> None:
-        """Replace the old artifact of a step by its complete partial folder."""
-        partial, final, old = self.partial(step), self._final(step), self._old(step)
+    def publish(self, step: str, partial: Path) -> None:
+        """Replace the old artifact of a step by the complete one in `partial`.
+
+        Raises RunError, and changes nothing, where that holds a token, or where Windows does not
+        let go of the old one, which another process has open or mapped into memory.
+        """
+        final, old = self._final(step), self._old(step)
         for path in [*partial.rglob("*"), partial]:
             if path.is_file() and holds_token(path):
                 raise RunError(
@@ -176,12 +179,20 @@ class Run:
                     "of the Hub: nothing was kept of it; take it out of the data."
                 )
             flush(path)
-        if final.exists():
-            os.rename(final, old)
-        os.rename(partial, final)
+        try:
+            if final.exists():
+                move(final, old)
+        except PermissionError:
+            raise RunError(
+                f"{step} cannot replace {final.name} in {self.shown}, which another notebook has "
+                "open: shut the kernels of the later notebooks down, and run this cell again."
+            ) from None
+        try:
+            move(partial, final)
+        except PermissionError:  # this process has a file in it mapped into memory
+            copy_folder(partial, final)
         flush(self.folder)
-        if old.exists():
-            shutil.rmtree(old)
+        shutil.rmtree(old, ignore_errors=True)
 
     def write_metrics(self) -> dict[str, float | str]:
         """Write the metrics of every usable step into `metrics.json`, and return them."""
@@ -191,6 +202,20 @@ class Run:
                 metrics |= record["metrics"] | {f"seconds_{step}": record["seconds"]}
         write_json(self.folder / "metrics.json", metrics)
         return metrics
+
+
+def check_name(parameter: str, name: str) -> None:
+    """RunError for the name of a folder that cannot be, on this system or on Windows."""
+    if not name.strip() or "\0" in name:
+        raise RunError(f"{parameter} is {name!r}: it must be the name of a folder.")
+    path = PureWindowsPath(name)
+    for part in [path.name] if path.anchor else path.parts:
+        if RESERVED.fullmatch(part) and part not in (".", ".."):
+            raise RunError(
+                f"{parameter} is {name!r}: Windows has no folders named {part!r}, choose another."
+            )
+    if "\\" in name and os.sep == "/":
+        raise RunError(f"{parameter} is {name!r}: separate folders with / on this system.")
 
 
 def with_ancestors(step: str) -> list[str]:

@@ -1,58 +1,73 @@
-"""The lock of a run folder."""
+"""The lock of a run folder: each process that writes holds one of its own, until it ends."""
 
-import fcntl
 import os
 import platform
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from helpers.errors import RunError
 
-PATIENCE = 3.0  # seconds for the children of a killed runner to end and release its lock
+PATIENCE = 3.0  # seconds for the notebook of a killed runner to end, and release its lock
+RUN, NOTEBOOK = "run", "notebook"  # the runner's lock, and that of the process of its notebook
+
+
+def acquire(
+    folder: Path,
+    name: str,
+    doing: str = "holds it",
+    timeout: float = PATIENCE,
+    stop: threading.Event | None = None,
+) -> FileLock:
+    """Lock something of a folder, until the lock's `release` or the end of this process.
+
+    Args:
+        folder: of a run, or the shared one of a sweep; made if it is not there.
+        name: what is locked.
+        doing: what the holder is doing, for the message.
+        timeout: how long to wait for the holder, in seconds; -1: for ever.
+        stop: once it is set, KeyboardInterrupt is raised.
+
+    Raises:
+        RunError: another process has the lock, or the folder cannot be written.
+    """
+    path = folder / ".locks" / f"{name}.lock"
+    holder = path.with_suffix(".holder")  # Windows does not let others read a locked file
+    lock = FileLock(path, timeout=timeout, thread_local=False)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(cancel_check=stop and stop.is_set)
+        now = time.strftime("%Y-%m-%d %H:%M:%S")
+        with suppress(OSError):  # the disk is full
+            who = f"process {os.getpid()} on {platform.node()}, since {now},"
+            holder.write_text(who, encoding="utf-8")
+    except Timeout:
+        if stop and stop.is_set():
+            raise KeyboardInterrupt from None
+        who = holder.read_text(encoding="utf-8") if holder.exists() else "another process"
+        raise RunError(
+            f"run_dir is {folder.name!r}: {who} {doing}; wait for it, end it (a notebook: shut "
+            "its kernel down), or name another."
+        ) from None
+    except OSError as error:
+        lock.release()
+        raise RunError(
+            f"run_dir is {str(folder)!r}: it cannot be written ({error.strerror}), name another."
+        ) from None
+    return lock
 
 
 @contextmanager
 def folder_lock(
-    folder: Path, name: str = ".lock", wait: bool = False, stop: threading.Event | None = None
-) -> Iterator[int]:
-    """Lock a folder for this process and its children, until the last of them ends.
-
-    Raises RunError if another process holds the lock. With `wait`, waits for it instead, and
-    raises KeyboardInterrupt once `stop` is set. Yields the descriptor that holds the lock.
-    """
+    folder: Path, name: str = RUN, wait: bool = False, stop: threading.Event | None = None
+) -> Iterator[None]:
+    """`acquire` for the `with` block; with `wait`, however long the holder takes."""
+    lock = acquire(folder, name, timeout=-1 if wait else PATIENCE, stop=stop)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / name, "a+")  # noqa: SIM115
-    except OSError as error:
-        raise RunError(
-            f"run_dir is {str(folder)!r}: it cannot be written ({error.strerror}), name another."
-        ) from None
-    with file as lock:
-        deadline = time.monotonic() + PATIENCE
-        while not _locked(lock):
-            if stop and stop.is_set():
-                raise KeyboardInterrupt
-            if not wait and time.monotonic() > deadline:
-                lock.seek(0)
-                raise RunError(
-                    f"run_dir is {folder.name!r}: another run holds it ({lock.read().strip()}); "
-                    "wait for it, end it, or name another."
-                )
-            time.sleep(0.1)
-        lock.truncate(0)
-        since = time.strftime("%Y-%m-%d %H:%M:%S")
-        lock.write(f"process {os.getpid()} on {platform.node()}, since {since}\n")
-        lock.flush()
-        yield lock.fileno()
-
-
-def _locked(file) -> bool:
-    """Try to lock an open file."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        yield
+    finally:
+        lock.release()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from helpers import errors
+from helpers.engine.files import move, relative
 from helpers.errors import RunError, UserError
 from helpers.hub.secrets import redacted
 from helpers.hub.sources import PROJECT
@@ -18,7 +19,13 @@ if TYPE_CHECKING:
     from jupyter_client import AsyncKernelManager
 
 FOLDER = PROJECT / "notebooks"
-QUIET = {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+# Of the processes of notebooks: no bars, and texts in UTF-8 whatever the system's code page is.
+QUIET = {
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "PYTHONUTF8": "1",
+    "PYTHONIOENCODING": "utf-8",
+}
 
 
 def path_of(step: str) -> Path:
@@ -98,10 +105,10 @@ def execute(
     from papermill.iorw import papermill_io
 
     papermill_io.register(_Writer.SCHEME, _Writer)
-    output = Path(os.path.relpath(output))  # papermill records the path, and runs can be moved
+    output = Path(relative(output))  # papermill records the path, and runs can be moved
     try:
         papermill.execute_notebook(
-            _escaped(os.path.relpath(path_of(step))),
+            _escaped(relative(path_of(step))),
             _Writer.SCHEME + _escaped(output),
             parameters,
             kernel_name="python3",
@@ -150,7 +157,7 @@ class _Writer:
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             temporary.write_text(redacted(notebook), encoding="utf-8")
-            os.replace(temporary, path)
+            move(temporary, path)
             cls.disk_full = False
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):

@@ -1,8 +1,10 @@
 """One notebook in a process of its own: watched, limited in time, and ended with its children.
 
-`run_notebook` starts `python -m helpers.runs.process`, which runs papermill and the kernel.
+`run_notebook` starts `python -m helpers.runs.process`, which runs papermill and the kernel. Its
+standard input takes the task, and later `interrupt`; where it ends, the runner has ended.
 """
 
+import asyncio
 import json
 import os
 import shutil
@@ -16,17 +18,28 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
+from helpers.engine.memory import memory_of
 from helpers.engine.progress import FILE
 from helpers.errors import UserError
 from helpers.hub.secrets import redacted
+from helpers.runs.locking import NOTEBOOK, folder_lock
 from helpers.runs.notebook import QUIET
 from helpers.runs.signals import interruption
 
+if TYPE_CHECKING:
+    from jupyter_client import AsyncKernelManager
+
 POLL = 0.2  # seconds
 GRACE = 60.0  # seconds for an interrupted kernel to save its work
+# The signals of a terminal reach the runner only.
+APART = {
+    "start_new_session": True,
+    "creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+}
 
 
 @dataclass(frozen=True)
@@ -43,37 +56,34 @@ class Outcome:
 
 
 class NotebookProcess:
-    """A process that executes one notebook; started ahead, it has imported what it needs.
+    """A process that executes one notebook; started ahead, it has imported what it needs."""
 
-    The descriptors `keep_open` stay open in it.
-    """
-
-    def __init__(
-        self, environment: Mapping[str, str] | None = None, keep_open: tuple[int, ...] = ()
-    ):
+    def __init__(self, environment: Mapping[str, str] | None = None):
         self.folder = Path(tempfile.mkdtemp(prefix="clm-notebooks-"))
         self.progress, self.result = self.folder / "progress.json", self.folder / "result.json"
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "helpers.runs.process", str(os.getpid())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env={**os.environ, **QUIET, **(environment or {}), FILE: str(self.progress)},
-            pass_fds=keep_open,
-            start_new_session=True,
-        )
-        self.stderr, self._seen = b"", {}
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
+        variables = {**os.environ, **QUIET, **(environment or {}), FILE: str(self.progress)}
+        with (self.folder / "errors").open("wb") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "helpers.runs.process"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=variables,
+                **APART,
+            )
+        self._seen: dict[int, psutil.Process] = {}
+        threading.Thread(target=self._permit, daemon=True).start()
 
-    def _read(self) -> None:
-        self.stderr = self.process.stderr.read()
+    def _permit(self) -> None:
+        """Let it begin once it has locked the run: then no later runner can have that."""
+        for _ in self.process.stdout:
+            self.send(permitted=True)
 
-    def send(self, **task: object) -> None:
-        """Send the notebook to execute: `step`, `output` and `parameters`."""
-        with suppress(BrokenPipeError):  # it has ended already; `stderr` says why
-            self.process.stdin.write(json.dumps({**task, "result": str(self.result)}).encode())
-            self.process.stdin.close()
+    def send(self, **message: object) -> None:
+        """Send the notebook to execute (`step`, `output`, `parameters`), or `interrupt`."""
+        with suppress(OSError, ValueError):  # it has ended already; `errors` says why
+            self.process.stdin.write(json.dumps(message).encode() + b"\n")
+            self.process.stdin.flush()
 
     def descendants(self) -> list[psutil.Process]:
         """All processes that it has started until now, directly or not."""
@@ -81,6 +91,12 @@ class NotebookProcess:
             for process in psutil.Process(self.process.pid).children(recursive=True):
                 self._seen.setdefault(process.pid, process)
         return list(self._seen.values())
+
+    def failure(self) -> str:
+        """The last line of its errors, or its exit status."""
+        errors = (self.folder / "errors").read_text(encoding="utf-8", errors="replace")
+        lines = errors.strip().splitlines()
+        return lines[-1] if lines else f"status {self.process.returncode}"
 
     def discard(self) -> None:
         """Kill it with its descendants, and remove its files."""
@@ -91,7 +107,8 @@ class NotebookProcess:
             with suppress(psutil.Error):
                 process.kill()
         psutil.wait_procs(running, timeout=5)
-        self._reader.join(1)
+        with suppress(OSError):
+            self.process.stdin.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -126,9 +143,10 @@ def run_notebook(
         try:
             process.send(step=step, output=str(output), parameters=dict(parameters))
             while not watch.is_over():
-                if show and process.progress.exists():
-                    show(json.loads(process.progress.read_text()))
-            result = json.loads(process.result.read_text()) if process.result.exists() else {}
+                if show and (state := _read(process.progress)):
+                    show(state)
+            result = _read(process.result)
+            failure = "" if result or watch.status else process.failure()
         finally:
             process.discard()
     if watch.status:
@@ -138,10 +156,16 @@ def run_notebook(
         if status == "kernel died":
             why = f"{why.removesuffix('.')}; the peak was {watch.peak:,} MB."
     else:
-        lines = process.stderr.decode(errors="replace").strip().splitlines()
-        last = lines[-1] if lines else f"status {process.process.returncode}"
-        status, why = "failed", redacted(f"{step}: the process of its notebook ended ({last}).")
+        status, why = "failed", redacted(f"{step}: the process of its notebook ended ({failure}).")
     return Outcome(status, why, round(time.monotonic() - began, 2), watch.peak)
+
+
+def _read(path: Path) -> dict:
+    """What a file that another process writes holds; nothing where it has none or is writing."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
 
 
 class _Watch:
@@ -194,21 +218,15 @@ class _Watch:
         return self._deadline is not None and (self._kill_now or time.monotonic() > self._deadline)
 
     def _measure(self) -> None:
-        used = 0
-        for process in self.process.descendants():
-            with suppress(psutil.Error):
-                used += process.memory_info().rss
+        used = memory_of(self.process.descendants())
         self.peak = max(self.peak, round(used / 1e6))
 
     def _interrupt(self, status: str, why: str) -> None:
         if self._deadline is not None:
             return
         self.status, self.why, self._deadline = status, why, time.monotonic() + self.grace
-        kernels = [p for p in self.process.descendants() if _is_kernel(p)]
-        for kernel in kernels:
-            with suppress(psutil.Error):
-                kernel.send_signal(signal.SIGINT)
-        if not kernels or not self._has_begun():  # an idle kernel ignores an interruption
+        self.process.send(interrupt=True)
+        if not self._has_begun():  # an idle kernel ignores an interruption
             self._deadline = 0.0
 
     def _has_begun(self) -> bool:
@@ -217,16 +235,8 @@ class _Watch:
         return '"status": "running"' in notebook or '"status": "completed"' in notebook
 
 
-def _is_kernel(process: psutil.Process) -> bool:
-    with suppress(psutil.Error):
-        return process.is_running() and "ipykernel_launcher" in " ".join(process.cmdline())
-    return False
-
-
-def _end_with(parent: int) -> None:
-    """Wait until the parent is gone, then kill this process and its children."""
-    while os.getppid() == parent:
-        time.sleep(POLL)
+def _end() -> None:
+    """Kill the children of this process, remove its files, and end it."""
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):  # it has just ended
             process.kill()
@@ -238,9 +248,21 @@ def _own_folder() -> Path:
     return Path(os.environ[FILE]).parent
 
 
+def _receive() -> dict[str, object]:
+    """The runner's next message; this process ends where there is none, as the runner has ended."""
+    return json.loads(sys.stdin.readline() or _end())
+
+
+def _obey(kernel: "AsyncKernelManager") -> None:
+    """Interrupt the kernel when the runner says so, until it ends."""
+    while True:
+        if _receive().get("interrupt"):
+            with suppress(RuntimeError):  # it has just ended
+                asyncio.run(kernel.interrupt_kernel())
+
+
 def main() -> None:
     """In the process: start a kernel, wait for the task, execute the notebook, write the result."""
-    threading.Thread(target=_end_with, args=(parent := int(sys.argv[1]),), daemon=True).start()
     # jsonschema, imported by nbformat, would spend a second on a grammar that no notebook needs.
     sys.modules["rfc3987_syntax"] = None
     import papermill  # noqa: F401  imported while there is no task yet
@@ -251,12 +273,16 @@ def main() -> None:
 
     connection = str(_own_folder() / "kernel.json")
     kernel = AsyncKernelManager(kernel_name="python3", connection_file=connection)
-    run_sync(kernel.start_kernel)(extra_arguments=["--HistoryManager.hist_file=:memory:"])
-    if not (text := sys.stdin.read()):
-        _end_with(parent)
-    task, status, message = json.loads(text), "ok", ""
+    no_history = ["--HistoryManager.hist_file=:memory:"]
+    run_sync(kernel.start_kernel)(extra_arguments=no_history, stdout=subprocess.DEVNULL)
+    task, status, message = _receive(), "ok", ""
     try:
-        execute(task["step"], Path(task["output"]), task["parameters"], kernel)
+        with folder_lock(Path(task["output"]).parent, NOTEBOOK):
+            print("locked", flush=True)
+            while not _receive().get("permitted"):
+                pass
+            threading.Thread(target=_obey, args=(kernel,), daemon=True).start()
+            execute(task["step"], Path(task["output"]), task["parameters"], kernel)
     except KernelDied as error:
         status, message = "kernel died", str(error)
     except UserError as error:
@@ -264,7 +290,8 @@ def main() -> None:
     except OSError as error:
         status = "failed"
         message = f"{task['step']}: its notebook could not be written ({error.strerror})."
-    Path(task["result"]).write_text(redacted(json.dumps({"status": status, "message": message})))
+    result = redacted(json.dumps({"status": status, "message": message}))
+    (_own_folder() / "result.json").write_text(result, encoding="utf-8")
     run_sync(kernel.shutdown_kernel)(now=True)
     os._exit(0)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from helpers.engine.files import move
 from helpers.errors import RunError
 from helpers.hub.secrets import redacted
 
@@ -57,13 +58,13 @@ def write_text(path: Path, text: str) -> Path:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         if path.exists():
-            path.open("a").close()  # fails for a folder, and without permission
+            path.open("ab").close()  # fails for a folder, and without permission
         # A link, or a device such as /dev/stdout, must not be replaced.
         if path.is_symlink() or (path.exists() and not path.is_file()):
             path.write_text(redacted(text), encoding="utf-8")
         else:
             temporary.write_text(redacted(text), encoding="utf-8")
-            os.replace(temporary, path)
+            move(temporary, path)
     except OSError as error:
         if temporary.exists():
             temporary.unlink()

@@ -1,11 +1,11 @@
 """A run on one page: `report.html`, which needs no network and can be printed."""
 
 import json
-import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from helpers.engine.files import relative
 from helpers.engine.svg import logarithmic, svg
 from helpers.errors import RunError
 from helpers.figures import COLOURS, axes, draw_bars, draw_losses
@@ -45,7 +45,7 @@ def write_report(run: Run) -> Path:
     """
     records = fresh_records(run)
     metrics = metrics_of(records)
-    losses = json.loads((run.path("train") / "losses.json").read_text())
+    losses = json.loads((run.path("train") / "losses.json").read_text(encoding="utf-8"))
     both = {"base": metrics["perplexity_base"], "fine-tuned": metrics["perplexity_finetuned"]}
     versions = records["infer"]["versions"].items()
     bars_alt = f"Perplexity: base {both['base']:.1f}, fine-tuned {both['fine-tuned']:.1f}."
@@ -57,10 +57,10 @@ def write_report(run: Run) -> Path:
         chosen_on=losses["part"],
         bars=svg(draw_bars(both, "perplexity per token"), bars_alt),
         curves=svg(draw_losses(losses["history"], losses["base_loss"]), curves_alt),
-        scores=json.loads((run.path("evaluate") / "perplexity.json").read_text()),
+        scores=json.loads((run.path("evaluate") / "perplexity.json").read_text(encoding="utf-8")),
         tokens=[{"": n, "tokens": metrics[f"tokens_{n}"]} for n in ("in", "kept", "dropped")],
         heat_maps=(run.path("evaluate") / "heat_maps.html").read_text(encoding="utf-8"),
-        generated=json.loads((run.path("infer") / "texts.json").read_text()),
+        generated=json.loads((run.path("infer") / "texts.json").read_text(encoding="utf-8")),
         numbers=[{"name": key, "value": value} for key, value in metrics.items()],
         steps=[_step_row(name, record) for name, record in records.items()],
         notebooks=[Path(folder_of(step), f"{folder_of(step)}.ipynb") for step in STEPS],
@@ -95,9 +95,7 @@ def write_comparison(table: "pd.DataFrame", note: str, folders: list[Path], path
         rows=table.to_dict("records"),
         figures=[_figure(table, name) for name in varied if is_numeric_dtype(table[name])],
         reports=[
-            (page.parent.name, Path(os.path.relpath(page, path.parent)))
-            for page in pages
-            if page.exists()
+            (page.parent.name, Path(relative(page, path.parent))) for page in pages if page.exists()
         ],
     )
     return write_text(path, page)

@@ -1,6 +1,5 @@
 """One run: the six notebooks one after the other; steps that are done already are skipped."""
 
-import os
 import shutil
 import threading
 import time
@@ -9,10 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from helpers.engine.files import copy_folder, move
 from helpers.errors import RunError, UserError
 from helpers.runs.fetching import fetch
 from helpers.runs.folder import Run, identity, write_json
-from helpers.runs.locking import folder_lock
+from helpers.runs.locking import NOTEBOOK, folder_lock
 from helpers.runs.parameters import STEPS, check_order, folder_of
 from helpers.runs.process import GRACE, NotebookProcess, Outcome, run_notebook
 from helpers.runs.profiles import SKIPPED, outlook
@@ -81,11 +81,13 @@ def execute_run(
     """
     run, stop = Run(spec.run_dir), stop or threading.Event()
     check_order(spec.start, spec.until)
-    with folder_lock(run.folder, wait=bool(spec.shared), stop=stop) as lock:
-        began = time.monotonic()
+    waiting = {"wait": bool(spec.shared), "stop": stop}
+    with folder_lock(run.folder, **waiting):
+        with folder_lock(run.folder, NOTEBOOK, **waiting):
+            began = time.monotonic()  # no notebook of a killed runner is at work any more
         record = start_record(run, spec.profile, spec.settings, spec.parameters, "it was killed")
         try:
-            outcome = _Execution(run, spec, listener, stop, lock).execute(record["steps"])
+            outcome = _Execution(run, spec, listener, stop).execute(record["steps"])
         except UserError as error:
             outcome = Outcome("failed", str(error), 0, 0)
         except KeyboardInterrupt:
@@ -119,10 +121,8 @@ def _complete(run: Run, record: dict[str, object]) -> None:
 class _Execution:
     """The steps of a run, while they are done; the next notebook's process is started ahead."""
 
-    def __init__(
-        self, run: Run, spec: RunSpec, listener: Listener, stop: threading.Event, lock: int
-    ):
-        self.run, self.spec, self.notify, self.stop, self.lock = run, spec, listener, stop, lock
+    def __init__(self, run: Run, spec: RunSpec, listener: Listener, stop: threading.Event):
+        self.run, self.spec, self.notify, self.stop = run, spec, listener, stop
         first = STEPS.index(spec.start) if spec.start else 0
         self.last = STEPS.index(spec.until)
         self.steps = STEPS[first : self.last + 1]
@@ -194,7 +194,7 @@ class _Execution:
         if self.spec.threads:  # runs beside each other share the cores
             names = ("OMP_NUM_THREADS", "RAYON_NUM_THREADS")
             variables |= dict.fromkeys(names, str(self.spec.threads))
-        return NotebookProcess(variables, (self.lock,))
+        return NotebookProcess(variables)
 
     def _execute_notebook(self, step: str) -> Outcome:
         """Execute a notebook, and put it beside the step's artifact, or into the run folder."""
@@ -216,16 +216,16 @@ class _Execution:
         )
         if outcome.status != "ok":
             if running.exists():
-                os.replace(running, failed)
+                move(running, failed)
             return replace(outcome, message=outcome.message.replace(running.name, failed.name))
         why = self.run.problem(step)
         if why or self.run.record(step)["parameters"] != parameters:
-            os.replace(running, failed)
+            move(running, failed)
             raise RunError(
                 f"{step}: its notebook ran, but left no artifact with these parameters "
                 f"({why or 'it has others'})."
             )
-        os.replace(running, self.run.path(step) / f"{name}.ipynb")
+        move(running, self.run.path(step) / f"{name}.ipynb")
         return outcome
 
     @contextmanager
@@ -240,23 +240,12 @@ class _Execution:
         run, parameters = self.run, dict(self.spec.parameters[step])
         name = f"{folder_of(step)}-{identity(self.spec.parameters, step)}"
         shared = Path(self.spec.shared) / name
-        with folder_lock(shared.parent, f".{name}.lock", wait=True, stop=self.stop):
+        with folder_lock(shared.parent, name, wait=True, stop=self.stop):
             if shared.exists() and not run.is_done(step, parameters):
                 lock = run.lock(step)
                 shutil.rmtree(run.path(step), ignore_errors=True)
-                _link(shared, run.path(step))
+                copy_folder(shared, run.path(step))
                 lock.release()
             yield
             if not shared.exists() and run.is_done(step, parameters):
-                _link(run.path(step), shared)
-
-
-def _link(source: Path, target: Path) -> None:
-    """Make `target` a copy of a folder, with hard links where the disk has them, or not at all."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}")
-    try:
-        shutil.copytree(source, temporary, copy_function=os.link)
-    except (OSError, shutil.Error):
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.copytree(source, temporary)
-    os.rename(temporary, target)
+                copy_folder(run.path(step), shared)

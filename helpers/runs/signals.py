@@ -1,17 +1,21 @@
-"""Signals: SIGTERM and SIGHUP end this process in the same orderly way as Ctrl-C."""
+"""Signals: those that end a process end this one in the same orderly way as Ctrl-C."""
 
 import os
 import signal
 import stat
 
-RECEIVED: list[signal.Signals] = []  # SIGTERM or SIGHUP, once one has come
+RECEIVED: list[signal.Signals] = []  # SIGTERM, SIGHUP or SIGBREAK, once one has come
 
 
 def treat_signals_as_ctrl_c() -> None:
-    """Handle SIGTERM and SIGHUP as Ctrl-C; a signal that is ignored (`nohup`) stays ignored."""
-    for name in {"SIGTERM", "SIGHUP"} & {s.name for s in signal.Signals}:
-        if signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:
-            signal.signal(getattr(signal, name), _interrupt)
+    """Handle SIGTERM, SIGHUP and SIGBREAK as Ctrl-C; one that is ignored (`nohup`) stays so.
+
+    SIGHUP comes when a terminal is closed, SIGBREAK is what Windows has for Ctrl-Break.
+    """
+    for name in ("SIGTERM", "SIGHUP", "SIGBREAK"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
 
 
 def _interrupt(number: int, frame: object) -> None:

@@ -8,7 +8,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import resource
 import shlex
 import shutil
 import sys
@@ -18,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from helpers.engine.files import fingerprint
+from helpers.engine.memory import peak_memory
 from helpers.errors import ParameterError, RunError
 from helpers.hub.sources import PROJECT
 from helpers.runs.cells import Cells, shell
@@ -49,9 +49,12 @@ class Step:
         self.scratch, self._finished = run.scratch(name), False
         self._sources, self._code = sources(self.parameters), code_fingerprint(name)
         self._lock = run.lock(name) if self.first else None
-        self._path = run.partial(name) if self.first else Path(tempfile.mkdtemp())
-        shutil.rmtree(self._path, ignore_errors=True)
-        self._path.mkdir(exist_ok=True)
+        try:
+            self._path = run.make_partial(name) if self.first else Path(tempfile.mkdtemp())
+        except BaseException:
+            if self._lock:
+                self._lock.release()
+            raise
         self._began = time.perf_counter()
 
     @property
@@ -93,8 +96,8 @@ class Step:
         made_of = self._made_of()
         if self.first:
             record = json.dumps(self._record(made_of, metrics), indent=1)
-            (self._path / "step.json").write_text(record + "\n")
-            self.run.publish(self.name)
+            (self._path / "step.json").write_text(record + "\n", encoding="utf-8")
+            self.run.publish(self.name, self._path)
             shutil.rmtree(self.scratch, ignore_errors=True)
         self._finished = True
         self.cells.end()
@@ -153,7 +156,7 @@ class Step:
             "fingerprint": fingerprint(self._path),
             "metrics": metrics,
             "seconds": round(time.perf_counter() - self._began, 2),
-            "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+            "peak_memory_mb": round(peak_memory() / 1e6),
             "device": "cuda" if cuda else "cpu",
             "versions": {"python": platform.python_version()} | versions,
         }

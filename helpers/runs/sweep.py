@@ -11,11 +11,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from helpers.engine.files import relative
 from helpers.errors import ParameterError, UserError
 from helpers.hub.sources import resolve
 from helpers.runs.comparison import show_comparison
 from helpers.runs.fetching import fetch, prefetch_command
-from helpers.runs.folder import Run, with_ancestors
+from helpers.runs.folder import Run, check_name, with_ancestors
 from helpers.runs.parameters import STEPS
 from helpers.runs.process import GRACE
 from helpers.runs.profiles import expand_settings, plan
@@ -55,8 +56,8 @@ def execute_sweep(
         How many runs failed.
     """
     sweep = read_sweep(file)
-    if sweep_dir is not None and (not sweep_dir.strip() or "\0" in sweep_dir):
-        raise ParameterError("sweep_dir", sweep_dir, "it must be the name of a folder")
+    if sweep_dir is not None:
+        check_name("sweep_dir", sweep_dir)
     folder = resolve(sweep_dir or f"runs/{Path(file).stem}")
     names = list(sweep.variants)
     if index is not None:
@@ -70,7 +71,7 @@ def execute_sweep(
     estimate = f"unknown time, as there is no run of profile {sweep.profile} to estimate it from"
     if seconds is not None:
         estimate = f"about {max(1, round(seconds / jobs / 60))} minutes"
-    place = os.path.relpath(folder)
+    place = relative(folder)
     console.print(f"{len(specs)} runs in {place}, {steps} steps to do, {jobs} at once: {estimate}.")
     if dry_run:
         return 0
@@ -134,7 +135,7 @@ def remaining_steps(specs: list[RunSpec], earlier: Path | None = None) -> tuple[
         if not any(_is_done(step, spec) for spec in sharers)
     ]
     try:
-        metrics = json.loads((earlier / "metrics.json").read_text())
+        metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
         seconds = sum(metrics[f"seconds_{step}"] for step in remaining)
     except (OSError, ValueError, KeyError, TypeError):
         seconds = None

@@ -1,7 +1,6 @@
 """What a run or a sweep shows in a terminal while it works, and the table at its end."""
 
 import json
-import os
 import threading
 
 from rich.console import Console
@@ -9,6 +8,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 from rich.text import Text
 
+from helpers.engine.files import relative
 from helpers.hub.secrets import redacted
 from helpers.runs.folder import Run
 from helpers.runs.parameters import STEPS, folder_of
@@ -75,7 +75,7 @@ class View(Progress):
 
 def print_summary(run: Run, console: Console) -> None:
     """Print the table at the end of a run, and where its report is."""
-    metrics = json.loads((run.folder / "metrics.json").read_text())
+    metrics = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))
     table = Table("", "base", "fine-tuned")
     for name, key, digits in (
         ("perplexity", "perplexity", 2),
@@ -99,4 +99,4 @@ def print_summary(run: Run, console: Console) -> None:
         console.print(f"examples: {omitted:,} are left out by load.split")
     seconds = ", ".join(f"{step} {metrics[f'seconds_{step}']:.1f}" for step in STEPS)
     console.print(f"seconds: {seconds}")
-    console.print(f"report: {os.path.relpath(run.folder / 'report.html')}")
+    console.print(f"report: {relative(run.folder / 'report.html')}")

@@ -12,7 +12,11 @@ import nbformat
 import psutil
 import pytest
 
+from helpers.errors import RunError
+from helpers.runs.locking import NOTEBOOK, folder_lock
 from helpers.runs.process import NotebookProcess, run_notebook
+from helpers.runs.profiles import plan
+from helpers.runs.run import RunSpec, execute_run
 from tests import PROJECT
 
 RUNS = (
@@ -178,12 +182,13 @@ def test_progress_is_shown_and_no_connection_file_is_left(notebook, tmp_path):
     )
 
 
-def test_an_output_that_cannot_be_written_is_said(notebook):
-    outcome = notebook("1", output="missing/out.ipynb")
-    assert (
-        outcome.status == "failed"
-        and "could not be written (No such file or directory)" in outcome.message
-    )
+def test_an_output_that_cannot_be_written_is_said(notebook, tmp_path):
+    (tmp_path / "file").touch()
+    outcome = notebook("1", output="file/out.ipynb")
+    assert outcome.status == "failed" and "it cannot be written (" in outcome.message
+    (tmp_path / "out.ipynb").mkdir()
+    outcome = notebook("1")
+    assert outcome.status == "failed" and "its notebook could not be written (" in outcome.message
 
 
 def test_braces_in_a_path_are_no_parameters(notebook, tmp_path):
@@ -230,11 +235,49 @@ def running(folder, *command, **variables):
 def test_a_killed_runner_takes_its_kernel_with_it(tmp_path, site):
     (tmp_path / "sitecustomize.py").write_text(site)
     runner, family = running(tmp_path, "-c", RUN, str(tmp_path / "run"))
-    os.kill(runner.pid, signal.SIGKILL)
+    runner.kill()
     runner.communicate()
     gone, alive = psutil.wait_procs(family, timeout=10)
     assert not alive and len(gone) >= 2
     assert not list(tmp_path.glob("clm-notebooks-*"))
+
+
+def test_nothing_is_executed_before_the_runner_knows_that_the_run_is_locked(
+    notebook, tmp_path, monkeypatch
+):
+    """So a runner that is killed after it has sent a task leaves no notebook to a later one."""
+    monkeypatch.setattr(NotebookProcess, "_permit", lambda self: None)
+    stop = threading.Event()
+
+    def stop_when_locked():
+        until_it_is_there(tmp_path / ".locks" / "notebook.holder")
+        time.sleep(2)
+        stop.set()
+
+    threading.Thread(target=stop_when_locked).start()
+    outcome = notebook("1", stop=stop)
+    assert outcome.status == "interrupted" and not (tmp_path / "out.ipynb").exists()
+    assert (tmp_path / ".locks" / "notebook.holder").exists() and descendants() == set()
+
+
+def test_a_run_whose_notebook_outlives_its_killed_runner_is_locked_until_that_has_ended(slow):
+    runner, _ = running(slow, "-c", RUN, str(slow / "run"))
+    until_it_is_there(slow / "began")
+    frozen = psutil.Process(runner.pid).children()
+    for process in frozen:
+        process.suspend()  # they cannot notice that the runner has ended
+    runner.kill()
+    runner.communicate()
+    spec = RunSpec(str(slow / "run"), plan("tiny"))
+    try:
+        with pytest.raises(RunError, match="run_dir is 'run': process .* holds it") as refusal:
+            execute_run(spec)
+        assert any(f"process {process.pid} on" in str(refusal.value) for process in frozen)
+    finally:
+        for process in frozen:
+            process.resume()
+    with folder_lock(slow / "run", NOTEBOOK, wait=True):
+        assert not psutil.wait_procs(frozen, timeout=10)[1]
 
 
 SLOW = """
@@ -294,6 +337,25 @@ def test_a_signal_to_the_runner_lets_the_kernel_save(slow, name, code):
         f"load: it was interrupted{by}.",
     )
     assert [p.name for p in (slow / "run").glob("*.ipynb")] == ["01_load.failed.ipynb"]
+    assert not psutil.wait_procs(family, timeout=10)[1]
+
+
+def test_a_signal_to_a_sweep_lets_its_kernels_save(slow):
+    """Of two runs that share their first step, one does it and one waits."""
+    (slow / "sweep.yaml").write_text("list: [{train.seed: 1}, {train.seed: 2}]")
+    command = ["-m", "helpers", "sweep", str(slow / "sweep.yaml"), "--sweep-dir", str(slow / "out")]
+    runner, family = running(slow, *command, "--jobs", "2")
+    until_it_is_there(slow / "began")
+    runner.terminate()
+    _, said = runner.communicate(timeout=60)
+    assert runner.returncode == 143 and (slow / "saved").exists(), said
+    assert said == "Interrupted; finished work is kept: run the same command again to resume.\n"
+    records = [json.loads((slow / "out" / n / "run.json").read_text()) for n in "01"]
+    assert [record["status"] for record in records] == ["interrupted"] * 2
+    assert sorted(record["message"] for record in records) == [
+        "it was interrupted by SIGTERM.",
+        "load: it was interrupted by SIGTERM.",
+    ]
     assert not psutil.wait_procs(family, timeout=10)[1]
 
 

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
 from types import SimpleNamespace
 
@@ -23,7 +23,7 @@ from helpers.hub.sources import PROJECT
 from helpers.runs import locking
 from helpers.runs import run as run_module
 from helpers.runs.folder import Run
-from helpers.runs.locking import folder_lock
+from helpers.runs.locking import RUN, acquire, folder_lock
 from helpers.runs.notebook import defaults, path_of
 from helpers.runs.parameters import RULES, STEPS, folder_of
 from helpers.runs.process import Outcome
@@ -432,7 +432,7 @@ def test_a_step_that_does_not_end_well_leaves_its_notebook_and_the_rest_in_place
 
 
 def test_a_notebook_that_leaves_no_artifact_is_an_error(runner, monkeypatch):
-    monkeypatch.setattr(Run, "publish", lambda self, step: None)
+    monkeypatch.setattr(Run, "publish", lambda *_: None)
     record = runner()[1]
     assert (
         record["status"] == "failed"
@@ -460,11 +460,11 @@ def test_runs_with_a_shared_folder_do_what_they_have_in_common_once(runner, tmp_
 
 
 def test_a_run_of_a_sweep_waits_for_another_sweep_that_does_it(runner, tmp_path):
-    with ExitStack() as other:
-        other.enter_context(folder_lock(tmp_path / "run"))
-        with pytest.raises(RunError, match="another run holds it"):
+    with ThreadPoolExecutor(1) as other:
+        held = other.submit(acquire, tmp_path / "run", RUN).result()
+        with pytest.raises(RunError, match="process .* holds it"):
             runner()
-        threading.Timer(1, other.pop_all().close).start()
+        threading.Timer(1, held.release).start()
         assert runner(shared=str(tmp_path / "shared"))[1]["status"] == "ok"
 
 
@@ -477,7 +477,7 @@ def test_a_step_that_failed_is_not_shared(runner, tmp_path):
 def test_a_second_run_in_the_same_folder_says_who_holds_it(runner, tmp_path):
     with (
         folder_lock(tmp_path / "run"),
-        pytest.raises(RunError, match=f"'run': another run holds it .process {os.getpid()} on "),
+        pytest.raises(RunError, match=f"'run': process {os.getpid()} on .* holds it; "),
     ):
         runner()
     assert runner()[1]["status"] == "ok"
@@ -488,7 +488,7 @@ def test_a_run_that_is_moved_is_still_done(runner, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     os.rename("run", "elsewhere/moved")
     assert runner(folder="elsewhere/moved")[0] == []
-    written = [p for p in (tmp_path / "elsewhere").rglob("*") if p.is_file() and p.name != ".lock"]
+    written = [p for p in (tmp_path / "elsewhere").rglob("*") if p.is_file()]
     assert written and not any(str(tmp_path).encode() in p.read_bytes() for p in written)
 
 
@@ -551,11 +551,7 @@ def command_line(line, cwd):
 
 
 def snapshot(folder):
-    runners = (
-        ".lock",
-        "run.json",
-        "metrics.json",
-    )  # what the runner itself writes, whatever happens
+    runners = ("run.json", "metrics.json")  # what the runner itself writes, whatever happens
     found = (
         p
         for p in folder.rglob("*")

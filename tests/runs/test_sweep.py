@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
@@ -18,7 +19,7 @@ import yaml
 from rich.console import Console
 
 from helpers.errors import UserError
-from helpers.runs.locking import folder_lock
+from helpers.runs.locking import acquire, folder_lock
 from helpers.runs.parameters import STEPS
 from helpers.runs.profiles import PROFILES
 from helpers.runs.sweep import execute_sweep, remaining_steps, run_specs
@@ -216,12 +217,13 @@ def test_values_in_brackets_are_shown_as_they_are(sweep, tmp_path):
 def test_a_run_that_waits_for_another_ends_with_the_sweep(tmp_path):
     stop = threading.Event()
     threading.Timer(0.5, stop.set).start()
-    with (
-        folder_lock(tmp_path, "x"),
-        pytest.raises(KeyboardInterrupt),
-        folder_lock(tmp_path, "x", True, stop),
-    ):
-        pass
+    with ThreadPoolExecutor(1) as another, pytest.raises(KeyboardInterrupt):
+        held = another.submit(acquire, tmp_path, "x").result()
+        try:
+            with folder_lock(tmp_path, "x", True, stop):
+                pass
+        finally:
+            held.release()
 
 
 def test_an_index_beyond_the_runs_and_a_scheduler_that_is_not_there(sweep, tmp_path):

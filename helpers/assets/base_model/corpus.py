@@ -228,7 +228,9 @@ def main(folder: Path) -> None:
             documents.append((source, [text]))
     for name, remainders in (("held_out", {0}), ("train", set(range(1, HELD_OUT_EVERY)))):
         part = [lines for i, (_, lines) in enumerate(documents) if i % HELD_OUT_EVERY in remainders]
-        (folder / f"{name}.txt").write_text("\n\n".join("\n".join(lines) for lines in part) + "\n")
+        (folder / f"{name}.txt").write_text(
+            "\n\n".join("\n".join(lines) for lines in part) + "\n", encoding="utf-8"
+        )
     sizes: dict[str, int] = {}
     for source, lines in documents:
         sizes[source] = sizes.get(source, 0) + sum(len(line.encode()) for line in lines)

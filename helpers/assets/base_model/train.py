@@ -235,7 +235,9 @@ def train(folder: Path) -> None:
             run.save(checkpoint)
     run.tokenizer.save_pretrained(HERE)
     run.model.to(torch.bfloat16).save_pretrained(HERE)
-    (HERE / "training.json").write_text(json.dumps({"held_out": run.curve}, indent=1) + "\n")
+    (HERE / "training.json").write_text(
+        json.dumps({"held_out": run.curve}, indent=1) + "\n", encoding="utf-8"
+    )
     points = (
         [round(p["tokens"] / 1e6, 1) for p in run.curve],
         [p["bits_per_byte"] for p in run.curve],
@@ -262,12 +264,12 @@ def try_out(name: str, folder: Path) -> dict[str, object]:
 def compare(folder: Path) -> None:
     """Every recipe that is not in comparison.json yet, two at a time."""
     path = HERE / "comparison.json"
-    found = json.loads(path.read_text()) if path.exists() else {}
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     left = [name for name in RECIPES if name not in found]
     with ProcessPoolExecutor(2) as pool:
         for name, result in zip(left, pool.map(try_out, left, [folder] * len(left)), strict=True):
             found[name] = result
-            path.write_text(json.dumps(found, indent=1) + "\n")
+            path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
             print(f"{name}: {result['bits_per_byte']:.3f} bits per byte", flush=True)
 
 
