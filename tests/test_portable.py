@@ -272,7 +272,7 @@ def test_the_imitation_refuses_what_windows_does(windows, tmp_path):
 
 def test_a_whole_run_needs_nothing_that_windows_lacks(windows, tmp_path):
     said = ends(windows(*small_run(tmp_path)))
-    assert "perplexity" in said and "report" in said
+    assert "ok 01_load" in said and "perplexity" in said and "report" in said
     record = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
     assert record["status"] == "ok" and list(record["steps"]) == list(STEPS)
     assert not list((tmp_path / "temporary").glob("clm-notebooks-*"))
@@ -302,7 +302,7 @@ def test_a_sweep_of_two_needs_nothing_that_windows_lacks(windows, tmp_path):
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep), encoding="utf-8")
     arguments = [str(tmp_path / "sweep.yaml"), "--sweep-dir", str(tmp_path / "out"), "--jobs", "2"]
     said = ends(windows("-m", "helpers", "sweep", *arguments))
-    assert "? 0  perplexity" in said and "? 1  perplexity" in said
+    assert "ok 0  perplexity" in said and "ok 1  perplexity" in said
     records = [
         json.loads((tmp_path / "out" / n / "run.json").read_text(encoding="utf-8")) for n in "01"
     ]

@@ -1,5 +1,6 @@
 """The command line, `python -m helpers`: runs, what is made of them, the workshop's tools."""
 
+import codecs
 import errno
 import os
 import shlex
@@ -36,6 +37,7 @@ Grace = Annotated[
     float, typer.Option(min=0, help="Seconds for an interrupted notebook to save its work.")
 ]
 TimeLimit = Annotated[float, typer.Option(min=0, help="Minutes for each notebook; 0: no limit.")]
+PLAIN = {"✓": "ok", "✗": "failed", "→": "->", "≈": "~", "…": "...", "–": "-", "’": "'"}
 EDITED = (
     "notebooks/{} is not as it was committed: its code runs as it is now, with the parameters of "
     "the profile in place of those in its cell."
@@ -223,6 +225,15 @@ def classroom(
     print(*write_page(folder), sep="\n")
 
 
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """What is written in place of characters that the output's encoding has not."""
+    characters = error.object[error.start : error.end]
+    return "".join(PLAIN.get(character, "?") for character in characters), error.end
+
+
+codecs.register_error("plain", _plain)
+
+
 def main() -> None:
     """Run the command line.
 
@@ -234,7 +245,7 @@ def main() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the calling process
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
-        getattr(sys, name).reconfigure(errors="replace")  # a ✓ where the encoding has none
+        getattr(sys, name).reconfigure(errors="plain")
     treat_signals_as_ctrl_c()
     try:
         app(standalone_mode=True)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 import psutil
@@ -168,19 +169,17 @@ def _read(path: Path) -> dict:
         return {}
 
 
+@dataclass
 class _Watch:
     """Polls a process for its end, its memory, its time limit, and interruptions."""
 
-    def __init__(
-        self,
-        process: NotebookProcess,
-        output: Path,
-        limit: float,
-        stop: threading.Event,
-        grace: float,
-    ):
-        self.process, self.output, self.limit = process, output, limit
-        self.stop, self.grace = stop, grace
+    process: NotebookProcess
+    output: Path
+    limit: float
+    stop: threading.Event
+    grace: float
+
+    def __post_init__(self) -> None:
         self.peak, self.status, self.why = 0, "", ""
         self._began = time.monotonic()
         self._deadline = None  # when an interrupted kernel is killed
@@ -210,16 +209,13 @@ class _Watch:
         with suppress(subprocess.TimeoutExpired):
             self.process.process.wait(POLL)
             return True
-        self._measure()
+        used = memory_of(self.process.descendants())
+        self.peak = max(self.peak, round(used / 1e6))
         if self.limit and time.monotonic() - self._began > self.limit:
             self._interrupt("timed out", f"its time limit of {self.limit / 60:g} minutes is over.")
         if self.stop.is_set():
             self._interrupt("interrupted", interruption())
         return self._deadline is not None and (self._kill_now or time.monotonic() > self._deadline)
-
-    def _measure(self) -> None:
-        used = memory_of(self.process.descendants())
-        self.peak = max(self.peak, round(used / 1e6))
 
     def _interrupt(self, status: str, why: str) -> None:
         if self._deadline is not None:
@@ -248,21 +244,25 @@ def _own_folder() -> Path:
     return Path(os.environ[FILE]).parent
 
 
-def _receive() -> dict[str, object]:
-    """The runner's next message; this process ends where there is none, as the runner has ended."""
-    return json.loads(sys.stdin.readline() or _end())
+def _listen(messages: SimpleQueue[dict]) -> None:
+    """Pass on what the runner sends; where nothing can follow, the runner has ended."""
+    for line in iter(sys.stdin.readline, ""):
+        messages.put(json.loads(line))
+    _end()
 
 
-def _obey(kernel: "AsyncKernelManager") -> None:
-    """Interrupt the kernel when the runner says so, until it ends."""
+def _obey(messages: SimpleQueue[dict], kernel: "AsyncKernelManager") -> None:
+    """Interrupt the kernel when the runner says so."""
     while True:
-        if _receive().get("interrupt"):
+        if messages.get().get("interrupt"):
             with suppress(RuntimeError):  # it has just ended
                 asyncio.run(kernel.interrupt_kernel())
 
 
 def main() -> None:
     """In the process: start a kernel, wait for the task, execute the notebook, write the result."""
+    messages: SimpleQueue[dict] = SimpleQueue()
+    threading.Thread(target=_listen, args=(messages,), daemon=True).start()
     # jsonschema, imported by nbformat, would spend a second on a grammar that no notebook needs.
     sys.modules["rfc3987_syntax"] = None
     import papermill  # noqa: F401  imported while there is no task yet
@@ -275,13 +275,13 @@ def main() -> None:
     kernel = AsyncKernelManager(kernel_name="python3", connection_file=connection)
     no_history = ["--HistoryManager.hist_file=:memory:"]
     run_sync(kernel.start_kernel)(extra_arguments=no_history, stdout=subprocess.DEVNULL)
-    task, status, message = _receive(), "ok", ""
+    task, status, message = messages.get(), "ok", ""
     try:
         with folder_lock(Path(task["output"]).parent, NOTEBOOK):
             print("locked", flush=True)
-            while not _receive().get("permitted"):
+            while not messages.get().get("permitted"):
                 pass
-            threading.Thread(target=_obey, args=(kernel,), daemon=True).start()
+            threading.Thread(target=_obey, args=(messages, kernel), daemon=True).start()
             execute(task["step"], Path(task["output"]), task["parameters"], kernel)
     except KernelDied as error:
         status, message = "kernel died", str(error)

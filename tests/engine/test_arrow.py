@@ -7,6 +7,7 @@ import sys
 import time
 
 import datasets
+import pyarrow as pa
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
@@ -95,3 +96,16 @@ def test_two_processes_save_the_same_bytes_and_neither_path_nor_time(tmp_path):
         assert (
             str(int(began))[:6].encode() not in held and time.strftime("%Y-%m").encode() not in held
         )
+
+
+@pytest.mark.parametrize("limit", [0, 1e9])
+def test_a_small_data_set_is_read_and_a_large_one_mapped(tmp_path, monkeypatch, limit):
+    """What is mapped cannot be replaced on Windows."""
+    numbers = Dataset.from_dict({"n": list(range(200_000))})
+    save(DatasetDict({"train": numbers}), tmp_path / "data")
+    monkeypatch.setattr("helpers.engine.arrow.IN_MEMORY", limit)
+    before = pa.total_allocated_bytes()
+    loaded = load(tmp_path / "data")
+    grown = pa.total_allocated_bytes() - before
+    assert (grown > 1e6) == bool(limit)
+    assert loaded["train"]["n"][:3] == [0, 1, 2]

@@ -19,6 +19,7 @@ from helpers.runs.profiles import plan
 from helpers.runs.run import RunSpec, execute_run
 from tests import PROJECT
 
+POSIX = pytest.mark.skipif(os.name == "nt", reason="Windows cannot send this signal")
 RUNS = (
     "import helpers.runs.notebook as n; from pathlib import Path; n.path_of = lambda step: "
     "Path({path!r})\n"
@@ -67,7 +68,7 @@ def test_one_that_fails_says_with_what(notebook):
 
 
 @pytest.mark.parametrize(
-    "cell", ["import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "import os; os._exit(3)"]
+    "cell", ["import os, psutil; psutil.Process(os.getpid()).kill()", "import os; os._exit(3)"]
 )
 def test_a_kernel_that_is_killed_is_noticed(notebook, cell):
     outcome = notebook("import time; x = b'1' * 10**8; time.sleep(1)", cell)
@@ -103,6 +104,7 @@ def test_a_stop_from_outside_interrupts(notebook):
     assert outcome.status == "interrupted" and outcome.seconds < 30 and descendants() == set()
 
 
+@POSIX
 @pytest.mark.parametrize("where", ["waiting", "showing"])
 def test_ctrl_c_lets_the_kernel_save_wherever_the_runner_is(notebook, tmp_path, where):
     cell = f"""
@@ -135,6 +137,7 @@ except KeyboardInterrupt:
     assert (tmp_path / "saved").exists() and descendants() == set()
 
 
+@POSIX
 def test_a_second_ctrl_c_ends_the_kernel_at_once(notebook):
     for seconds in (4, 5):
         threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)).start()
@@ -153,16 +156,15 @@ def test_a_stop_before_the_first_cell_ends_at_once(notebook, ahead):
 
 
 def test_what_a_kernel_has_started_is_ended_and_nothing_else(notebook):
-    other = psutil.Popen(["sleep", "60"])
-    cell = (
-        "import subprocess; print(subprocess.Popen(['sleep', '77'], "
-        "start_new_session=True).pid); import time; time.sleep(1); 1/0"
-    )
+    sleeping = [sys.executable, "-c", "import time; time.sleep(77)"]
+    other = psutil.Popen([*sleeping, "another"])
+    cell = f"import subprocess; subprocess.Popen({sleeping!r}, start_new_session=True); "
+    cell += "import time; time.sleep(1); 1/0"
     notebook(cell)
     assert other.is_running()
     other.kill()
     other.wait()
-    assert not [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", "77"]]
+    assert not [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == sleeping]
 
 
 def test_progress_is_shown_and_no_connection_file_is_left(notebook, tmp_path):
@@ -310,6 +312,7 @@ def until_it_is_there(path):
         time.sleep(0.1)
 
 
+@POSIX
 @pytest.mark.parametrize(
     ("name", "code"),
     [("SIGTERM", 143), ("SIGHUP", 129), pytest.param("SIGINT", 130, marks=pytest.mark.full)],
@@ -340,6 +343,7 @@ def test_a_signal_to_the_runner_lets_the_kernel_save(slow, name, code):
     assert not psutil.wait_procs(family, timeout=10)[1]
 
 
+@POSIX
 def test_a_signal_to_a_sweep_lets_its_kernels_save(slow):
     """Of two runs that share their first step, one does it and one waits."""
     (slow / "sweep.yaml").write_text("list: [{train.seed: 1}, {train.seed: 2}]")
@@ -359,6 +363,7 @@ def test_a_signal_to_a_sweep_lets_its_kernels_save(slow):
     assert not psutil.wait_procs(family, timeout=10)[1]
 
 
+@POSIX
 @pytest.mark.full
 def test_a_terminal_that_closes_lets_the_kernel_save(slow):
     """The runner's output goes nowhere then, and its record is written all the same."""
@@ -378,6 +383,7 @@ def test_a_terminal_that_closes_lets_the_kernel_save(slow):
     assert record["message"] == "load: it was interrupted by SIGHUP." and (slow / "saved").exists()
 
 
+@POSIX
 @pytest.mark.full
 def test_nohup_stays_in_force(slow):
     code = "import signal, helpers.runs.cli as m; signal.signal(1, signal.SIG_IGN); m.main()"

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import threading
@@ -343,7 +342,7 @@ def test_a_sweep_that_is_killed_goes_on_with_the_same_results(whole, tmp_path, n
     process = command(tmp_path, "--jobs", "2", start_new_session=True)
     time.sleep(random.Random(number).uniform(3, 45))
     family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.communicate()
     assert not psutil.wait_procs(family, timeout=10)[1]
     assert done(tmp_path, "--jobs", "2")[0] == 1  # the third run cannot end well
