@@ -65,7 +65,7 @@ LOSS = by_cases(
         ),
         (
             lambda p: _loss(p) * len(p),
-            "This is the sum. A loss is a mean per token, so long sentences do not count more.",
+            "This is the sum. A loss is the mean per token, whatever the length.",
         ),
         (
             lambda p: -math.log(sum(p) / len(p)),

@@ -98,7 +98,7 @@ def _judge_experiment(answer: object) -> str | None:
         return (
             "There is no `run_dir`: without one, the run goes into runs/tiny, over what is there."
         )
-    if resolve(folder) == resolve("runs/tiny"):
+    if resolve(folder).resolve() == resolve("runs/tiny").resolve():
         return (
             f"run_dir is {folder!r}: that overwrites the run that you want to compare with. "
             "Give the experiment a folder of its own."

@@ -56,7 +56,7 @@ def test_no_line_of_a_solution_is_left(name):
     text = "\n".join(cells(EXERCISES / name, "solution"))
     for source in cells(SOLUTIONS / name, "solution"):
         lines = [line for line in source.splitlines() if not line.startswith(("def ", '    """'))]
-        assert not [line for line in lines if line.strip() and line in text]
+        assert not [line for line in lines if line.strip() and line in text.splitlines()]
 
 
 @pytest.mark.parametrize("name", NAMES)

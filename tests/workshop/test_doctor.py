@@ -230,3 +230,22 @@ def test_where_every_package_is_missing(tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 1 and "python -m helpers.workshop.doctor" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.full
+def test_the_estimate_is_near_a_real_run_and_the_doctor_is_quick(tmp_path):
+    environment = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
+    seconds = []
+    for arguments in (["doctor", "--json"], ["run", "--run-dir", str(tmp_path / "run")]):
+        began = time.monotonic()
+        command = [sys.executable, "-m", "helpers", *arguments]
+        result = subprocess.run(
+            command, capture_output=True, text=True, cwd=PROJECT, env=environment
+        )
+        seconds.append(time.monotonic() - began)
+        assert result.returncode == 0, result.stderr
+        if arguments[0] == "doctor":
+            lines = {line["name"]: line for line in json.loads(result.stdout)["lines"]}
+    minutes = float(lines["training"]["found"].split()[-2])
+    assert seconds[0] < 30
+    assert 0.5 < seconds[1] / 60 / minutes < 2
