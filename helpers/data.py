@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from helpers.engine.arrow import validate
 from helpers.engine.columns import TextColumn
 from helpers.engine.readers import reader_for, reading_error
 from helpers.errors import DataError, ParameterError, first_line
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def load_examples(dataset: str, split: str, configuration: str = "") -> "Dataset":
+def load_examples(
+    dataset: str, split: str, configuration: str = "", documents: str = "line"
+) -> "Dataset":
     """Load the examples of a data set; how many the split leaves out is printed.
 
     Args:
@@ -29,6 +32,8 @@ def load_examples(dataset: str, split: str, configuration: str = "") -> "Dataset
             `user/name@revision`, or `hf://datasets/user/name@revision/file` for single files.
         split: an expression such as `train[:5000]`; files have the one split `train`.
         configuration: which one of a data set on the Hub that has several.
+        documents: what is an example of a text file: a `line`, a `paragraph` (between empty lines)
+            or the whole `file`.
 
     Raises:
         DataError: where nothing can be read.
@@ -39,12 +44,12 @@ def load_examples(dataset: str, split: str, configuration: str = "") -> "Dataset
     location = locate("dataset", dataset)
     if location.commit:
         print(f"{location.name} at commit {location.commit}")
-    reader = reader_for(dataset, location.folder, location.files, configuration)
+    reader = reader_for(dataset, location.folder, location.files, configuration, documents)
     from_files = "data_files" in reader
     try:
         whole = datasets.load_dataset(**reader, split="train" if from_files else None)
         if from_files:
-            whole.data.table.validate(full=True)  # the reader of JSON takes any bytes for UTF-8
+            validate(whole)  # the reader of JSON takes any bytes for UTF-8
     except Exception as error:  # the readers of five formats have no error in common
         raise reading_error(dataset, reader, location.folder, error) from None
     try:
@@ -61,7 +66,20 @@ def load_examples(dataset: str, split: str, configuration: str = "") -> "Dataset
         )
     elif omitted := left_out(examples, split):
         print(f"{split!r} leaves out {omitted:,} of {len(examples) + omitted:,} examples.")
+    if reader["path"] == "text" and documents == "line":
+        _advise_on_lines(examples)
     return examples
+
+
+def _advise_on_lines(examples: "Dataset") -> None:
+    """Print a word of advice where most lines of a text file are too short to be documents."""
+    lines = texts(examples.select(sample_rows(len(examples), 1000)), "text")
+    words = [len(line.split()) for line in lines if line.strip()]
+    if words and np.median(words) < 10:
+        print(
+            "Most lines have fewer than 10 words, and each is a document of its own: "
+            "documents='paragraph' or 'file' keeps together what belongs together."
+        )
 
 
 def left_out(examples: "Dataset", split: str) -> int:
@@ -69,6 +87,19 @@ def left_out(examples: "Dataset", split: str) -> int:
     sizes = examples.info.splits
     names = {part.partition("[")[0].strip() for part in split.split("+")} & set(sizes) or set(sizes)
     return sum(sizes[name].num_examples for name in names) - len(examples)
+
+
+def sample_rows(total: int, count: int, seed: int = 0) -> np.ndarray:
+    """Row numbers of a sample without replacement, in order; all rows if `count` is 0 or too many.
+
+    >>> sample_rows(1_000_000, 3).tolist()
+    [511136, 636961, 850622]
+    >>> sample_rows(4, 0).tolist()
+    [0, 1, 2, 3]
+    """
+    if not 0 < count < total:
+        return np.arange(total)
+    return np.sort(np.random.default_rng(seed).choice(total, count, replace=False))
 
 
 def drop_empty(examples: "Dataset", text_column: str) -> "Dataset":

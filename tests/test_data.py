@@ -6,12 +6,13 @@ import json
 import time
 
 import datasets
+import numpy as np
 import pandas as pd
 import pytest
 from datasets import Dataset
 from rich.console import Console
 
-from helpers.data import drop_empty, left_out, load_examples, texts
+from helpers.data import Texts, drop_empty, left_out, load_examples, sample_rows, texts
 from helpers.errors import DataError, ParameterError
 from helpers.hub import download as hub
 from helpers.hub import sources as sources_module
@@ -340,3 +341,61 @@ def test_text_that_looks_like_a_field_is_left_alone():
 def test_what_is_no_text_is_refused(value):
     with pytest.raises(ParameterError, match=r"text_column is 'x'"):
         texts(Dataset.from_dict({"x": [value]}), "x")
+
+
+BOOK = "One line\nand another.\n\nA second paragraph,\nwith two lines.\n\n\nA third.\n"
+
+
+@pytest.mark.parametrize(
+    ("documents", "expected"),
+    [
+        ("line", BOOK.split("\n")[:-1]),
+        ("paragraph", [part.strip("\n") for part in BOOK.split("\n\n")]),
+        ("file", [BOOK]),
+    ],
+)
+@pytest.mark.parametrize("name", ["book.txt", "book.txt.gz"])
+def test_a_text_file_is_cut_into_lines_paragraphs_or_not_at_all(
+    tmp_path, name, documents, expected
+):
+    folder, content = tmp_path / "books", BOOK.encode()
+    folder.mkdir()
+    (folder / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    examples = load_examples(str(folder / name), "train", documents=documents)
+    assert [text.strip("\n") for text in examples["text"]] == [t.strip("\n") for t in expected]
+    whole = load_examples(str(folder), "train", documents=documents)
+    assert whole["text"][:] == examples["text"][:]
+
+
+def test_lines_that_are_short_give_a_word_of_advice(tmp_path, capsys):
+    (tmp_path / "short.txt").write_text("To be, or not to be\n" * 30)
+    (tmp_path / "long.txt").write_text(" ".join(["word"] * 30) + "\n" + "short\n")
+    load_examples(str(tmp_path / "short.txt"), "train")
+    assert "documents='paragraph' or 'file'" in capsys.readouterr().out
+    load_examples(str(tmp_path / "short.txt"), "train", documents="file")
+    load_examples(str(tmp_path / "long.txt"), "train")
+    assert capsys.readouterr().out == ""
+
+
+def test_only_text_files_are_cut_into_documents(tmp_path):
+    WRITERS["x.jsonl"](tmp_path / "x.jsonl")
+    with pytest.raises(ParameterError, match="documents is 'file': only text files"):
+        load_examples(str(tmp_path / "x.jsonl"), "train", documents="file")
+    with pytest.raises(ParameterError, match="documents is 'page': it must be one of 'line'"):
+        load_examples("embedded", "train", documents="page")
+
+
+def test_texts_in_batches_are_those_of_the_list(monkeypatch):
+    rows = Dataset.from_dict({"a": [{"b": [f"x{i}", "y"]} for i in range(50)]})
+    shuffled = rows.select([3, 1, 49, 7, 7])
+    monkeypatch.setattr("helpers.engine.columns.TextColumn.batch_size", lambda *_: 2)
+    assert list(Texts(shuffled, "a.b")) == ["x3 y", "x1 y", "x49 y", "x7 y", "x7 y"]
+    assert len(Texts(shuffled, "a.b")) == 5
+    assert drop_empty(rows, "a.b") is rows
+
+
+def test_a_sample_is_seeded_sorted_and_without_repetition():
+    rows = sample_rows(1000, 100)
+    assert len(set(rows.tolist())) == 100 and (np.diff(rows) > 0).all()
+    assert (sample_rows(1000, 100) == rows).all() and (sample_rows(1000, 100, 1) != rows).any()
+    assert sample_rows(5, 0).tolist() == sample_rows(5, 9).tolist() == list(range(5))

@@ -62,6 +62,28 @@ def write_split(
     return _load_split(folder)
 
 
+def validate(dataset: "Dataset") -> None:
+    """Raise Arrow's error where a value is not valid, such as a text that is not UTF-8.
+
+    The files are read batch by batch, so that no more than that gets into memory.
+    """
+    import pyarrow as pa
+
+    for path in {file["filename"] for file in dataset.cache_files}:
+        with pa.OSFile(path) as file:
+            for batch in pa.ipc.open_stream(file):
+                batch.validate(full=True)
+
+
+def count_tokens(dataset: "Dataset") -> int:
+    """The number of tokens in the column `input_ids`, of which no row is decoded."""
+    import pyarrow.compute as pc
+
+    ids = dataset.select_columns("input_ids").with_format("arrow")
+    lengths = (pc.list_value_length(table["input_ids"]) for table in ids.iter(10_000))
+    return sum(pc.sum(length).as_py() or 0 for length in lengths)
+
+
 def name_splits(folder: Path, names: Iterable[str]) -> None:
     """Record which splits are in `folder`, as `DatasetDict.save_to_disk` does."""
     (folder / "dataset_dict.json").write_text(json.dumps({"splits": list(names)}), encoding="utf-8")

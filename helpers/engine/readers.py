@@ -8,6 +8,7 @@ from pathlib import Path
 from helpers.errors import DataError, ParameterError, UserError, first_line
 
 TEXT = {"path": "text", "encoding": "utf-8-sig"}  # some editors begin a file with a mark
+DOCUMENTS = {"line": "line", "paragraph": "paragraph", "file": "document"}  # sample_by of `text`
 READERS = {  # arguments of load_dataset, by the ending of a file
     "json": {"path": "json"},
     "jsonl": {"path": "json"},
@@ -21,14 +22,23 @@ READERS = {  # arguments of load_dataset, by the ending of a file
 
 
 def reader_for(
-    dataset: str, folder: Path, files: list[str] | None, configuration: str
+    dataset: str, folder: Path, files: list[str] | None, configuration: str, documents: str = "line"
 ) -> dict[str, object]:
-    """The arguments of `load_dataset` for a repository's folder, or for files of one kind."""
-    if files is None:
+    """The arguments of `load_dataset` for a repository's folder, or for files of one kind.
+
+    `documents` says what is a row of a text file, see `DOCUMENTS`.
+    """
+    if documents not in DOCUMENTS:
+        needed = "it must be one of " + ", ".join(map(repr, DOCUMENTS))
+        raise ParameterError("documents", documents, needed)
+    if files is None and documents == "line":
         return {"path": str(folder)} | ({"name": configuration} if configuration else {})
+    if files is None or not (documents == "line" or all(map(_is_text, files))):
+        needed = "only text files (.txt) are cut into documents, use 'line'"
+        raise ParameterError("documents", documents, needed)
     if configuration:
         raise ParameterError("configuration", configuration, "a file has none, leave it empty")
-    endings = [Path(f).name.lower().removesuffix(".gz").rpartition(".")[2] for f in files]
+    endings = list(map(_ending, files))
     unknown = [f for f, ending in zip(files, endings, strict=True) if ending not in READERS]
     if not files or unknown:
         name, known = Path(unknown[0]).name if unknown else dataset, ", .".join(READERS)
@@ -40,7 +50,17 @@ def reader_for(
         raise DataError(
             f"dataset is {dataset!r}: its files are of several kinds, name those of one."
         )
+    if reader is TEXT:
+        reader = TEXT | {"sample_by": DOCUMENTS[documents]}
     return reader | {"data_files": [glob.escape(file) for file in files]}
+
+
+def _ending(file: str) -> str:
+    return Path(file).name.lower().removesuffix(".gz").rpartition(".")[2]
+
+
+def _is_text(file: str) -> bool:
+    return READERS.get(_ending(file)) is TEXT
 
 
 def reading_error(

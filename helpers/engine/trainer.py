@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from transformers import Trainer
 
+from helpers.engine.arrow import count_tokens
 from helpers.engine.files import flush
 from helpers.engine.memory import keep_memory
 from helpers.engine.watch import Watch
@@ -38,7 +39,7 @@ class ResumableTrainer(Trainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.watch = Watch(tokens_per_epoch=sum(map(len, self.train_dataset["input_ids"])))
+        self.watch = Watch(tokens_per_epoch=count_tokens(self.train_dataset))
         self.add_callback(self.watch)
         self.pieces = 1  # number of parts that a batch is cut into
         self._batches: list[dict[str, torch.Tensor]] = []  # since the last step of the optimizer

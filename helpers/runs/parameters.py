@@ -74,6 +74,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "dataset": Rule("embedded"),
         "configuration": OPTIONAL,
         "split": Rule("train"),
+        "documents": _one_of("line", "paragraph", "file"),
         "validation_size": Rule(0.1, 0, 1),
         "test_size": Rule(0.1, 0, 1, open=True),
         "group_near_duplicates": Rule(True),
@@ -111,6 +112,7 @@ RULES: dict[str, dict[str, Rule]] = {
     "evaluate": {
         "compute_dtype": _one_of("auto", "float32", "bfloat16"),
         "stride": Rule(128, 1),
+        "max_documents": Rule(2000, 0),
         "probes": Rule(PROBES, empty=True),
         "push_to_hub": Rule(False),
         "hub_model_id": OPTIONAL,

@@ -12,7 +12,7 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from helpers.data import drop_empty, load_examples, texts
-from helpers.engine.arrow import load, save
+from helpers.engine.arrow import count_tokens, load, save
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
 
@@ -109,3 +109,10 @@ def test_a_small_data_set_is_read_and_a_large_one_mapped(tmp_path, monkeypatch, 
     grown = pa.total_allocated_bytes() - before
     assert (grown > 1e6) == bool(limit)
     assert loaded["train"]["n"][:3] == [0, 1, 2]
+
+
+def test_tokens_are_counted_without_a_look_at_them():
+    ids = [list(range(n)) for n in (3, 0, 5, 1)]
+    whole = Dataset.from_dict({"input_ids": ids, "other": ["x"] * 4})
+    assert count_tokens(whole) == 9 and count_tokens(whole.select([2, 0])) == 8
+    assert count_tokens(whole.select([])) == 0

@@ -40,6 +40,12 @@ EXPECTED = {
         "dataset": TEXT,
         "configuration": OPTIONAL,
         "split": TEXT,
+        "documents": (
+            str,
+            ("", "page", "Line"),
+            ("line", "paragraph", "file"),
+            ("'line'", "'paragraph'", "'file'"),
+        ),
         "text_column": TEXT,
         "validation_size": (
             float,
@@ -108,6 +114,7 @@ EXPECTED = {
     "evaluate": {
         "compute_dtype": DTYPE,
         "stride": SIZE,
+        "max_documents": (int, (-1,), (0, 2000), ("whole number", "0")),
         "push_to_hub": SWITCH,
         "hub_model_id": OPTIONAL,
         "hub_private_repo": SWITCH,
