@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from helpers.engine.arrow import name_splits, write_split
 from helpers.engine.blocks import Chunker, Settings
+from helpers.engine.progress import progress
 from helpers.errors import DataError
 from helpers.packing import best_fit_decreasing
 
@@ -170,12 +171,18 @@ def _chunk_split(
                 yield from batch.to_pylist()
 
         return IterableDataset.from_generator(rows), account
-    slices = (source[i : i + 100_000]["input_ids"] for i in range(0, len(tokenized), 100_000))
+
+    def slices() -> Iterator["pa.ChunkedArray"]:
+        with progress(len(source), "documents chunked") as bar:
+            for table in source.iter(10_000):
+                yield table["input_ids"]
+                bar.advance(len(table))
+
     if folder is not None:
-        return write_split(folder, settings.schema, batches(slices)), account
+        return write_split(folder, settings.schema, batches(slices())), account
     # without this fingerprint, datasets would hash every token
     fingerprint = Hasher.hash((tokenized._fingerprint, astuple(settings)))
-    table = pa.Table.from_batches(batches(slices), settings.schema)
+    table = pa.Table.from_batches(batches(slices()), settings.schema)
     return Dataset(table, fingerprint=fingerprint), account
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from helpers.engine.columns import TextColumn
+from helpers.engine.progress import progress_of_map
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -57,6 +58,7 @@ def tokenize(
         encodings = backend.encode_batch_fast(batch_texts, add_special_tokens=False)
         offsets = np.cumsum([0] + [len(e) for e in encodings])
         ids = np.fromiter(chain.from_iterable(e.ids for e in encodings), np.int32, offsets[-1])
+        bar.advance(len(batch))
         lists = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(ids))
         return pa.table({"input_ids": lists})
 
@@ -67,14 +69,14 @@ def tokenize(
     key = Hasher.hash(made_from)
     cache = Path(datasets.config.HF_DATASETS_CACHE) / "tokenized"
     cache.mkdir(parents=True, exist_ok=True)
-    tokenized = column.rows.map(
-        encode,
-        batched=True,
-        batch_size=column.batch_size(4 << 20),  # cores wait for each other at its end
-        remove_columns=column.rows.column_names,
-        features=features,
-        cache_file_name=str(cache / f"{key}.arrow"),
-        new_fingerprint=key,
-        desc="tokenizing",
-    )
+    with progress_of_map(len(examples), "documents tokenized") as bar:
+        tokenized = column.rows.map(
+            encode,
+            batched=True,
+            batch_size=column.batch_size(4 << 20),  # cores wait for each other at its end
+            remove_columns=column.rows.column_names,
+            features=features,
+            cache_file_name=str(cache / f"{key}.arrow"),
+            new_fingerprint=key,
+        )
     return tokenized.with_format(None)

@@ -3,9 +3,11 @@
 import json
 import os
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 
 FILE = "HELPERS_PROGRESS"  # environment variable: the file to write progress to, instead of a bar
+DELAY = 3.0  # seconds until a bar is shown; what takes less shows none
 
 
 class Progress:
@@ -18,7 +20,7 @@ class Progress:
         if not self._file:
             from tqdm.auto import tqdm
 
-            self._bar = tqdm(total=total, unit=f" {what}", leave=False)
+            self._bar = tqdm(total=total, unit=f" {what}", leave=False, delay=DELAY)
 
     def resume(self, done: int) -> None:
         """Start from the units done by an earlier attempt, which do not count for the speed."""
@@ -47,3 +49,18 @@ class Progress:
         """Remove the bar."""
         if self._bar is not None:
             self._bar.close()
+
+
+@contextmanager
+def progress_of_map(total: int, what: str) -> Iterator[Progress]:
+    """A Progress in place of the bar of `Dataset.map`, which a batch runner could not show."""
+    import datasets
+
+    shown = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        with closing(Progress(total, what)) as bar:
+            yield bar
+    finally:
+        if shown:
+            datasets.enable_progress_bars()

@@ -19,6 +19,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from helpers.collation import collate
 from helpers.engine.trainer import COMPLETE, newest_checkpoint, runtime_arguments
 from helpers.errors import ModelError, ParameterError, RunError
 from helpers.figures import losses_of
@@ -264,6 +265,18 @@ def test_the_cell_can_be_run_again_after_an_interruption(again, bf16, adapters, 
     assert losses_of(trainer.state) == losses_of(right.state)
     assert torch.equal(weights(trainer.model), weights(right.model))
     assert trainer.watch.tokens == pytest.approx(trainer.watch.tokens_per_epoch * 2 / 6)
+
+
+def test_a_training_that_is_resumed_does_not_read_again_what_it_has_learned(tmp_path):
+    rows = []
+    trainer = made(tmp_path, small(), [Strike(4)])
+    trainer.data_collator = lambda blocks: rows.append(len(blocks)) or collate(blocks)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert len(rows) <= 5  # one batch is made ahead
+    rows.clear()
+    trainer.train()
+    assert len(rows) == 8 == trainer.state.max_steps - 4
 
 
 def test_weights_that_have_moved_are_not_trained_as_if_they_had_not(tmp_path):
