@@ -6,13 +6,14 @@ memory use does not grow with the text, and the blocks do not depend on how the 
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from helpers.engine.arrow import name_splits, write_split
 from helpers.engine.blocks import Chunker, Settings
-from helpers.engine.progress import progress
+from helpers.engine.progress import Progress
 from helpers.errors import DataError
 from helpers.packing import best_fit_decreasing
 
@@ -173,7 +174,7 @@ def _chunk_split(
         return IterableDataset.from_generator(rows), account
 
     def slices() -> Iterator["pa.ChunkedArray"]:
-        with progress(len(source), "documents chunked") as bar:
+        with closing(Progress(len(source), "documents chunked")) as bar:
             for table in source.iter(10_000):
                 yield table["input_ids"]
                 bar.advance(len(table))
