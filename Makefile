@@ -3,7 +3,7 @@ PROFILE ?= tiny
 BIN := .venv/bin
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help env run test test-full test-gpu test-peers bench bench-chunking bench-perplexity bench-training bench-batch bench-gpu lab wheelhouse notebooks check lock clean
+.PHONY: help env run test test-full test-gpu test-peers bench bench-chunking bench-scale bench-perplexity bench-training bench-batch bench-gpu lab wheelhouse notebooks exercises check lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -37,6 +37,10 @@ bench-chunking: env  ## the same for chunking alone
 	@export PYTHONPATH=build/bench && $(BIN)/python -m tests.benchmarks.chunking && $(BIN)/python -m tests.benchmarks.scale && \
 	  $(BIN)/python -m tests.benchmarks.tokenization
 
+bench-scale: env  ## steps 01 to 03 on up to a million documents, beside other libraries (half an hour)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target build/bench -r tests/benchmarks/requirements.txt
+	@PYTHONPATH=build/bench $(BIN)/python -m tests.benchmarks.steps
+
 bench-perplexity: env build/peers  ## the same for perplexity alone
 	@PYTHONPATH=build/peers $(BIN)/python -m tests.benchmarks.perplexity
 
@@ -58,6 +62,9 @@ wheelhouse:  ## fetch all packages into wheelhouse/ for machines without a netwo
 
 notebooks: env  ## execute the notebooks from their defaults, clean and check them, write them in place
 	@$(BIN)/python -m tools.notebooks
+
+exercises: env  ## write workshop/exercises from workshop/solutions
+	@$(BIN)/python -m tools.exercises
 
 check: env  ## style of code and notebooks
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
