@@ -161,7 +161,9 @@ def _package_index() -> str:
     """The address of pip's package index."""
     command = [sys.executable, "-m", "pip", "config", "list"]
     try:
-        settings = subprocess.run(command, capture_output=True, text=True, timeout=10).stdout
+        settings = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=10
+        ).stdout
     except (OSError, subprocess.SubprocessError):
         settings = ""
     found = re.search(r"index-url='([^']+)'", settings)
