@@ -151,7 +151,7 @@ class _Execution:
                 self.next_process.discard()
         left = [s for s in STEPS[self.last + 1 :] if not self._is_done(s)]
         if left:
-            return Outcome("partial", f"{left[0]} and what follows is not done yet", 0, 0)
+            return Outcome("partial", f"the next step is {left[0]!r}", 0, 0)
         return Outcome("ok", "", 0, 0)
 
     def _announce(self) -> None:

@@ -261,7 +261,7 @@ def test_until_ends_a_run_which_goes_on_from_there(runner, tmp_path):
     done, record = runner(until="chunk")
     assert done == ["load", "preprocess", "chunk"] and record["status"] == "partial"
     assert not (tmp_path / "run" / "report.html").exists()
-    with pytest.raises(RunError, match="train and what follows is not done yet"):
+    with pytest.raises(RunError, match="the next step is 'train'"):
         read_record(tmp_path / "run", complete=True)
     assert runner(until="chunk")[0] == []
     done, record = runner()
