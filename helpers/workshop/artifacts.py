@@ -69,7 +69,7 @@ def _refuse_own(run: Run, shipped: Run, steps: tuple[str, ...]) -> None:
         other = shipped.record(step)
         if own and any(own[key] != other[key] for key in ("parameters", "sources")):
             raise RunError(
-                f"run_dir is {run.given!r}: it has a step {step!r} of its own, which the shipped "
+                f"run_dir is {run.shown!r}: it has a step {step!r} of its own, which the shipped "
                 "artifacts do not fit; name another, such as 'runs/class'."
             )
 
@@ -80,8 +80,8 @@ def _put(step: str, run: Run, shipped: Run) -> None:
         return
     lock = run.lock(step)
     try:
-        shutil.rmtree(run.partial(step), ignore_errors=True)
-        shutil.copytree(shipped.path(step), run.partial(step))
-        run.publish(step)
+        partial = run.make_partial(step)
+        shutil.copytree(shipped.path(step), partial, dirs_exist_ok=True)
+        run.publish(step, partial)
     finally:
         lock.release()
