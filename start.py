@@ -43,9 +43,11 @@ PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 STATE, LOG = VENV / "start.json", VENV / "install.log"
 LOCK, DEV_LOCK = PROJECT / "requirements.lock", PROJECT / "requirements-dev.lock"
 # Free megabytes that an environment must find, and the longest path inside one (both measured).
-NEEDED_MB = {False: 2000, True: 2300}
-LONGEST_PATH = 190
+NEEDED_MB = {False: 2000, True: 2200}
+LONGEST_PATH = 195
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+# What pip says of a package that it cannot get; the second where a constraint names it.
+ABSENT = r"(?:No matching distribution found for|Cannot install) (\S+)"
 QUICK, FULL = "not full and not gpu and not peers", "not gpu and not peers"
 TESTS = ["-n", "2", "--dist", "loadfile", "tests", "-m"]
 
@@ -257,7 +259,7 @@ def sources(whole: bool) -> list[list[str]]:
 
 
 def house_name(version: str) -> str:
-    """The folder in wheelhouse/ for this system: win_amd64-3.12, macosx_arm64-3.12, …"""
+    """The folder in wheelhouse/ for this system: win_amd64-3.12, macosx_arm64-3.12"""
     system = sysconfig.get_platform().replace("-", "_")
     return f"{f'macosx_{platform.machine()}' if sys.platform == 'darwin' else system}-{version}"
 
@@ -304,7 +306,7 @@ def install(options: list[str], site: Path, handle: int) -> None:
         pip.wait()  # after Ctrl-C, which pip gets too
         say(f"\r{'':<70}\r" if terminal else "", end="")
     if pip.returncode:
-        raise StartError(explain(read(LOG)))
+        raise StartError(explain(read(LOG), "--no-index" in options))
 
 
 def progress(expected: int, site: Path) -> str:
@@ -321,20 +323,21 @@ def progress(expected: int, site: Path) -> str:
     return f"{min(seen, expected)} of {expected} packages found"
 
 
-def explain(log: str) -> str:
+def explain(log: str, from_house: bool) -> str:
     """Why pip failed, as a sentence, from what it has printed."""
     free = shutil.disk_usage(PROJECT).free // 10**6
     if "No space left on device" in log or "[Errno 28]" in log:
         return f"The disk is full ({free:,} MB are free): make room, and the same command goes on."
-    if "DO NOT MATCH THE HASHES" in log:
-        return "A file in wheelhouse/ is not the one that was put there: copy that folder anew."
-    if re.search(r"NewConnectionError|NameResolutionError|ConnectTimeout|ProxyError", log):
+    absent = re.search(ABSENT, log)
+    if from_house and (absent or "DO NOT MATCH THE HASHES" in log):
+        return "A file in wheelhouse/ is missing or damaged: copy that folder anew."
+    unreachable = r"NewConnectionError|NameResolutionError|ConnectTimeout|ProxyError|versions: none"
+    if absent and re.search(unreachable, log):
         return (
             "The package index cannot be reached, and there is no wheelhouse for this system: "
             "connect to a network, or copy the folder wheelhouse/ from a machine that has one "
             "('python start.py wheelhouse' makes it). The same command goes on."
         )
-    absent = re.search(r"No matching distribution found for (\S+)", log)
     if absent:
         return (
             f"There is no {absent[1]} for Python {platform.python_version()} on "
@@ -367,8 +370,8 @@ def lab(*options: str) -> int:
     python = environment()
     if new and call(python, "-m", "helpers", "doctor"):
         say("What is marked [fail] may stop a notebook; JupyterLab opens all the same.")
-    first = ["--notebook-dir=.", "notebooks/01_load.ipynb"]
-    return call(python, "-m", "jupyterlab", *first, *options)
+    first = min(path.name for path in (PROJECT / "notebooks").glob("*.ipynb"))
+    return call(python, "-m", "jupyterlab", "--notebook-dir=.", f"notebooks/{first}", *options)
 
 
 def run(*options: str) -> int:

@@ -135,6 +135,12 @@ def test_conda_installs_the_lock_and_this_package():
     assert sorted(entry.partition("=")[0] for entry in conda) == ["pip", "python"]
 
 
+def test_the_readme_installs_the_same_on_colab_and_with_uv():
+    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
+    assert "    %pip install --quiet -r requirements.lock -e .\n" in readme
+    assert "`uv pip install -r requirements.lock -e .`" in readme
+
+
 def test_binder_installs_the_lock_and_this_package_on_the_same_python():
     build = PROJECT / ".binder" / "postBuild"
     assert "pip install --no-cache-dir -r requirements.lock -e .\n" in build.read_text()

@@ -17,7 +17,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
-from start import CPU_INDEX, LOCK, PROJECT, StartError, house_name, read
+from start import ABSENT, CPU_INDEX, LOCK, PROJECT, StartError, house_name, read
 
 MANYLINUX = [f"manylinux_2_{minor}" for minor in range(28, 4, -1)]
 MANYLINUX += ["manylinux2014", "manylinux2010", "manylinux1"]
@@ -78,7 +78,7 @@ def download(tag: str, version: str, pins: list[str], folder: Path) -> None:
     done = subprocess.run([*command, *pins], capture_output=True, text=True)
     if done.returncode == 0:
         return
-    absent = re.search(r"No matching distribution found for (\S+)", done.stderr)
+    absent = re.search(ABSENT, done.stderr)
     if not absent:
         errors = re.findall(r"^ERROR: (.+)$", done.stderr, re.M)
         raise StartError(f"pip could not fetch the packages: {(errors or [done.stderr])[-1]}")
@@ -107,11 +107,12 @@ def fill(tag: str, version: str) -> Path:
     ends = [lines_for(tag, f"{version}.{patch}") for patch in (0, 99)]
     print(f"wheelhouse/{name}: fetching {len(ends[1])} packages", flush=True)
     start = time.monotonic()
-    for wanted in ends if ends[0] != ends[1] else ends[:1]:
+    for patch, wanted in ((0, ends[0]), (99, [pin for pin in ends[1] if pin not in ends[0]])):
         pins = [f"{r.name}{r.specifier}" for r in wanted]
         if system == "manylinux":  # the build without the gigabytes for GPUs
             pins = [re.sub(r"^(torch==[\d.]+)$", r"\1+cpu", pin) for pin in pins]
-        download(tag, version, pins, folder)
+        if pins:
+            download(tag, f"{version}.{patch}", pins, folder)
     lines, kept = [], set()
     for requirement in dict.fromkeys(ends[0] + ends[1]):
         for wheel in folder.glob("*.whl"):
