@@ -117,7 +117,7 @@ def _kill(workers: list[subprocess.Popen]) -> None:
 
 def _follow() -> None:
     """Interrupt this process when the one that started it says so, and end with that."""
-    while sys.stdin.readline():
+    while os.read(sys.stdin.fileno(), 100):  # a thread that waits in sys.stdin spoils the exit
         _thread.interrupt_main()
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):

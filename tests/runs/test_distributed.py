@@ -82,9 +82,11 @@ def training(folder, tmp_path):
         text=True,
     )
     until = time.monotonic() + 240
-    while not progress.exists() or json.loads(progress.read_text())["done"] < 2:
+    state = {}
+    while state.get("what") != "steps" or state["done"] < 2:
         assert runner.poll() is None and time.monotonic() < until
         time.sleep(0.2)
+        state = json.loads(progress.read_text()) if progress.exists() else {}
     return runner, psutil.Process(runner.pid).children(recursive=True)
 
 
