@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from helpers.engine.arrow import validate
+from helpers.engine.arrow import tables, validate
 from helpers.engine.columns import TextColumn
 from helpers.engine.readers import reader_for, reading_error
 from helpers.errors import DataError, ParameterError, first_line
@@ -147,7 +147,7 @@ class Texts:
         return len(self._column.rows)
 
     def __iter__(self) -> Iterator[str]:
-        for table in self._column.rows.iter(self._column.batch_size(1 << 20)):
+        for table in tables(self._column.rows, self._column.batch_size(1 << 20)):
             yield from self._column.texts(table, self._tokenizer)
 
 

@@ -1,6 +1,7 @@
 """Data sets as folders, in the form of `save_to_disk`: the same bytes for the same rows."""
 
 import json
+import pickle
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -12,6 +13,8 @@ from helpers.engine.progress import Progress
 if TYPE_CHECKING:
     import pyarrow as pa
     from datasets import Dataset, DatasetDict
+
+SLICE = 100_000  # rows
 
 
 IN_MEMORY = 64e6  # bytes of a split that is read into memory, rather than mapped
@@ -90,9 +93,22 @@ def name_splits(folder: Path, names: Iterable[str]) -> None:
 
 
 def _batches(part: "Dataset", bar: Progress) -> Iterator["pa.RecordBatch"]:
-    for table in part.with_format("arrow").iter(1000):
+    for table in tables(part, 1000):
         yield from table.to_batches()
         bar.advance(len(table))
+
+
+def tables(dataset: "Dataset", size: int) -> Iterator["pa.Table"]:
+    """All rows as Arrow tables of so many rows.
+
+    What has been read of a memory-mapped file counts as this process's memory until it is closed,
+    so the file is opened anew for each slice of the rows.
+    """
+    slice_size = max(SLICE, len(dataset) // 16)
+    for start in range(0, len(dataset), slice_size):
+        rows = pickle.loads(pickle.dumps(dataset)) if dataset.cache_files else dataset
+        rows = rows.select(range(start, min(start + slice_size, len(rows))))
+        yield from rows.with_format("arrow").iter(size)
 
 
 def _load_split(folder: Path) -> "Dataset":

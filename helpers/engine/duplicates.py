@@ -172,7 +172,8 @@ def _sets(words: Words, width: int, group: np.ndarray) -> tuple[np.ndarray, Twic
     sizes, signature = np.zeros(len(group), np.int64), np.zeros(len(group), np.uint64)
     twice = Twice(int(words.lengths.sum()))
     for document, value in _shingles(words, width, group, "documents counted"):
-        sizes += np.bincount(document, minlength=len(sizes))
+        first, last = document[:1].sum(), document[-1:].sum() + 1
+        sizes[first:last] += np.bincount(document - first, minlength=last - first)
         np.add.at(signature, document, value)
         twice.add(value)
     _join_equal(np.flatnonzero(sizes), signature, group)

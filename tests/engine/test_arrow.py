@@ -12,7 +12,7 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from helpers.data import drop_empty, load_examples, texts
-from helpers.engine.arrow import count_tokens, load, save
+from helpers.engine.arrow import count_tokens, load, save, tables
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
 
@@ -116,3 +116,15 @@ def test_tokens_are_counted_without_a_look_at_them():
     whole = Dataset.from_dict({"input_ids": ids, "other": ["x"] * 4})
     assert count_tokens(whole) == 9 and count_tokens(whole.select([2, 0])) == 8
     assert count_tokens(whole.select([])) == 0
+
+
+@pytest.mark.parametrize("rows", [range(35), [30, 2, 2, 17, 4], range(5, 9), []])
+def test_tables_have_all_rows_in_order_however_they_are_sliced(tmp_path, monkeypatch, rows):
+    monkeypatch.setattr("helpers.engine.arrow.SLICE", 3)
+    lines = "".join(json.dumps({"n": i, "t": f"text {i}"}) + "\n" for i in range(35))
+    (tmp_path / "x.jsonl").write_text(lines)
+    mapped = load_examples(str(tmp_path / "x.jsonl"), "train").select(rows)
+    for dataset in (mapped, Dataset.from_dict(mapped.to_dict())):
+        found = [n for table in tables(dataset, 2) for n in table["n"].to_pylist()]
+        assert found == dataset["n"][:]
+    assert not len(mapped) or mapped.cache_files
