@@ -73,7 +73,7 @@ def tokenize(
         tokenized = column.rows.map(
             encode,
             batched=True,
-            batch_size=column.batch_size(4 << 20),  # cores wait for each other at its end
+            batch_size=column.batch_size(1 << 20),  # an encoding takes 25 times its text
             remove_columns=column.rows.column_names,
             features=features,
             cache_file_name=str(cache / f"{key}.arrow"),

@@ -7,6 +7,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from helpers.engine.files import fingerprint
 from helpers.engine.progress import Progress
 
@@ -82,9 +84,23 @@ def count_tokens(dataset: "Dataset") -> int:
     """The number of tokens in the column `input_ids`, of which no row is decoded."""
     import pyarrow.compute as pc
 
-    ids = dataset.select_columns("input_ids").with_format("arrow")
-    lengths = (pc.list_value_length(table["input_ids"]) for table in ids.iter(10_000))
+    ids = dataset.select_columns("input_ids")
+    lengths = (pc.list_value_length(table["input_ids"]) for table in tables(ids, 10_000))
     return sum(pc.sum(length).as_py() or 0 for length in lengths)
+
+
+def token_counts(dataset: "Dataset", vocabulary: int) -> np.ndarray:
+    """How often each token comes in the column `input_ids`, which is read in batches.
+
+    Args:
+        dataset: documents or blocks.
+        vocabulary: the number of different tokens.
+    """
+    counts = np.zeros(vocabulary, np.int64)
+    for table in tables(dataset.select_columns("input_ids"), 10_000):
+        for chunk in table["input_ids"].chunks:
+            counts += np.bincount(chunk.flatten().to_numpy(), minlength=vocabulary)
+    return counts
 
 
 def name_splits(folder: Path, names: Iterable[str]) -> None:

@@ -12,7 +12,7 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from helpers.data import drop_empty, load_examples, texts
-from helpers.engine.arrow import count_tokens, load, save, tables
+from helpers.engine.arrow import count_tokens, load, save, tables, token_counts
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
 
@@ -116,6 +116,8 @@ def test_tokens_are_counted_without_a_look_at_them():
     whole = Dataset.from_dict({"input_ids": ids, "other": ["x"] * 4})
     assert count_tokens(whole) == 9 and count_tokens(whole.select([2, 0])) == 8
     assert count_tokens(whole.select([])) == 0
+    assert token_counts(whole, 6).tolist() == [3, 2, 2, 1, 1, 0]
+    assert token_counts(whole.select([3, 3]), 6).tolist() == [2, 0, 0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("rows", [range(35), [30, 2, 2, 17, 4], range(5, 9), []])
