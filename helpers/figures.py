@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from helpers.engine.svg import box, in_notebook, logarithmic, shaded, svg
+from helpers.engine.svg import NO_MATHEMATICS, box, in_notebook, logarithmic, shaded, svg
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -61,7 +61,7 @@ def token_boxes(
     colours = [COLOURS[group % len(COLOURS)] for group in groups]
     rows = zip(tokens, labels, colours, strict=True)
     boxes = [box(visible(token), str(label), colour) for token, label, colour in rows]
-    return HTML(f'<div style="line-height:1.3">{"".join(boxes)}</div>')
+    return HTML(f'<div class="{NO_MATHEMATICS}" style="line-height:1.3">{"".join(boxes)}</div>')
 
 
 def visible(token: str) -> str:
@@ -222,7 +222,7 @@ def draw_attention(weights: np.ndarray, tokens: Sequence[str] | None = None) -> 
 
     figure, ax = axes(4.5, 4.5)
     shades = np.full((*weights.shape, 4), to_rgba(COLOURS[0]))
-    shades[..., 3] = weights
+    shades[..., 3] = np.sqrt(weights)  # so that small weights can be seen
     ax.imshow(shades, interpolation="none")
     if tokens is not None:
         names = [_label(token) for token in tokens]
@@ -264,13 +264,13 @@ def heat_map(
 
     ends = [match.end() for match in re.finditer(r"\S+", text)] or [0]
     word_of = np.searchsorted(ends, [end for _, end in offsets]).clip(max=len(ends) - 1)
-    columns = []
+    row = ""
     for name, values in nats.items():
         words = zip(text.split(), np.bincount(word_of, values, len(ends)), strict=False)
         spans = " ".join(shaded(word, float(value), strongest) for word, value in words)
         style = "text-align:left;vertical-align:top;width:50%"
-        columns.append(f'<td style="{style}"><b>{html.escape(name)}</b><br>{spans}</td>')
-    return HTML(f'<table style="line-height:1.7"><tr>{"".join(columns)}</tr></table>')
+        row += f'<td style="{style}"><b>{html.escape(name)}</b><br>{spans}</td>'
+    return HTML(f'<table class="{NO_MATHEMATICS}" style="line-height:1.7"><tr>{row}</tr></table>')
 
 
 def token_rows(rows: dict[str, list[tuple[str, int]]]) -> "HTML":

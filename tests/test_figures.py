@@ -61,7 +61,8 @@ def test_a_picture_has_the_colours_of_the_page_and_no_ground():
     still = base64.b64decode(page.img["src"].partition("base64,")[2]).decode()
     assert still == str(svg(draw_losses(HISTORY, 3.1), "Losses.")).replace("currentColor", MIDDLE)
     assert minidom.parseString(still).documentElement.tagName == "svg"
-    assert "hidden" in page.div.attrs and "display:block!important" in page.style.text
+    assert page.div["style"] == "display:none" and "display:block!important" in page.style.text
+    assert "mathjax_ignore" in page.div["class"]
 
 
 def contrast(one, other):
@@ -304,7 +305,7 @@ def test_a_histogram_shows_an_interval_and_marks():
 def test_attention_is_stronger_where_there_is_more_weight():
     weights = np.array([[1.0, 0.0], [0.25, 0.75]])
     ax = draw_attention(weights, ["a", "b"]).axes[0]
-    assert np.allclose(ax.images[0].get_array()[..., 3], weights)
+    assert np.allclose(ax.images[0].get_array()[..., 3] ** 2, weights)
 
 
 def test_a_flow_has_an_arrow_between_neighbours():

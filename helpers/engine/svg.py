@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MIDDLE = "#7a7a7a"  # a grey with a contrast of 4.2 or more on white and on JupyterLab's #111
+NO_MATHEMATICS = "mathjax_ignore"  # the class of what holds no formulas, whatever its dollars
 # JupyterLab removes SVG and styles from notebooks that were not run on the machine. Then the first
 # element stays hidden, and the image, in grey, takes its place.
 STYLE = "<style>.inline-figure{display:block!important}.inline-figure+img{display:none}</style>"
@@ -57,7 +58,8 @@ def in_notebook(drawing: str, alt: str) -> str:
     """HTML for an SVG that shows a grey image of it where a notebook may show no SVG."""
     still = base64.b64encode(drawing.replace("currentColor", MIDDLE).encode()).decode()
     image = f'<img alt="{html.escape(alt)}" src="data:image/svg+xml;base64,{still}">'
-    return f'{STYLE}<div class="inline-figure" hidden>{drawing}</div>{image}'
+    ignored = f"inline-figure {NO_MATHEMATICS}"
+    return f'{STYLE}<div class="{ignored}" style="display:none">{drawing}</div>{image}'
 
 
 def in_file(drawing: str) -> str:
