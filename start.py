@@ -28,14 +28,19 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
+if os.name == "nt":
     import msvcrt
+    import winreg
+
+    fcntl = None
+else:
+    import fcntl
 
 if sys.version_info < (3, 11):  # noqa: UP036  # up to here, Python 3.6 understands this file
-    sys.exit(f"Python 3.11 or newer is needed, and this is {platform.python_version()}: call a newer one by name, such as python3.12 or, on Windows, py -3.12.")  # fmt: skip
+    sys.exit(
+        f"Python 3.11 or newer is needed, and this is {platform.python_version()}: call a newer "
+        "one by name, such as python3.12 or, on Windows, py -3.12."
+    )
 
 PROJECT = Path(__file__).resolve().parent
 VENV = PROJECT / ".venv"
@@ -214,8 +219,8 @@ def check_machine(whole: bool) -> None:
     free = shutil.disk_usage(PROJECT).free // 10**6
     if not VENV.exists() and free < NEEDED_MB[whole]:
         raise StartError(
-            f"The environment needs {NEEDED_MB[whole]:,} MB, and the disk of {PROJECT} has {free:,} "
-            "MB free: make room, or move the project to another disk."
+            f"The environment needs {NEEDED_MB[whole]:,} MB, and the disk of {PROJECT} has "
+            f"{free:,} MB free: make room, or move the project to another disk."
         )
     if os.name == "nt" and len(str(VENV)) + LONGEST_PATH > 259 and not long_paths():
         raise StartError(
@@ -226,8 +231,6 @@ def check_machine(whole: bool) -> None:
 
 def long_paths() -> bool:
     """Whether this Windows allows paths of more than 260 characters."""
-    import winreg
-
     try:
         key = r"SYSTEM\CurrentControlSet\Control\FileSystem"
         with winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, key) as opened:
@@ -242,7 +245,9 @@ def long_paths() -> bool:
 def sources(whole: bool) -> list[list[str]]:
     """The options of each call of pip: a wheelhouse for this system comes before the index."""
     rest = [["-r", str(DEV_LOCK if whole else LOCK)]]
-    version = subprocess.run([PYTHON, "-V"], capture_output=True, text=True).stdout
+    version = subprocess.run(
+        [PYTHON, "-V"], capture_output=True, encoding="utf-8", errors="replace"
+    ).stdout
     house = PROJECT / "wheelhouse" / house_name(re.findall(r"3\.\d+", version)[0])
     if not house.is_dir():
         others = sorted(p.name for p in house.parent.glob("*-*"))
@@ -270,7 +275,7 @@ def warn_of_gpu_build() -> None:
     if sys.platform != "linux" or not torch or any(VENV.glob("lib/python3*/site-packages/torch")):
         return
     command = [PYTHON, "-m", "pip", "index", "versions", "torch"]
-    listed = subprocess.run(command, capture_output=True, text=True).stdout
+    listed = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace").stdout
     if listed and f"{torch[1]}+cpu" not in listed:
         say(
             "PyTorch comes with the libraries for NVIDIA GPUs, 2.7 GB to download: the package "
@@ -287,11 +292,12 @@ def install(options: list[str], site: Path, handle: int) -> None:
     """
     command = [PYTHON, "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
     command += ["--progress-bar", "off", *options]
-    keep = (handle,) if fcntl else ()  # pip keeps the lock, should this process be killed
+    # pip keeps the lock, should this process be killed.
+    keep = {"pass_fds": (handle,)} if fcntl else {}
     locks = [LOCK, DEV_LOCK] if options[-1] == str(DEV_LOCK) else [LOCK]
     expected = len(re.findall(r"^[\w.-]+==\S+$", "".join(map(read, locks)), re.M))
     with LOG.open("wb") as log:
-        pip = subprocess.Popen(command, stdout=log, stderr=log, cwd=PROJECT, pass_fds=keep)
+        pip = subprocess.Popen(command, stdout=log, stderr=log, cwd=PROJECT, **keep)
     terminal, start = sys.stderr.isatty(), time.monotonic()
     shown = start
     try:

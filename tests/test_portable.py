@@ -1,4 +1,4 @@
-"""Linux, macOS and Windows: nothing that one of them lacks is used unguarded, and the whole works without it."""
+"""Linux, macOS, Windows: nothing that one of them lacks is used unguarded, all works without."""
 
 import ast
 import json
@@ -28,15 +28,18 @@ def named(module: str, names: str) -> set[str]:
 
 # Not on all three systems, or other there; `module.name`, or a module as a whole.
 LACKING = {
-    "crypt", "curses", "fcntl", "grp", "msvcrt", "nis", "pty", "pwd", "readline", "resource", "syslog",
-    "termios", "tty", "winreg", "_winapi",
-    *named("os", """chown chroot ctermid fchmod fchown fdatasync fork forkpty getegid geteuid getgid getloadavg getpgid getpgrp
+    "crypt", "curses", "fcntl", "grp", "msvcrt", "nis", "pty", "pwd", "readline", "resource",
+    "syslog", "termios", "tty", "winreg", "_winapi",
+    *named("os", """chown chroot ctermid fchmod fchown fdatasync fork forkpty getegid geteuid
+getgid getloadavg getpgid getpgrp
 getpriority getresuid getsid getuid killpg lchown mkfifo mknod nice pathconf pipe2 posix_fadvise
 posix_fallocate posix_spawn pread preadv pwrite sched_getaffinity sched_setaffinity sendfile
-setgid setpgid setpriority setsid setuid startfile statvfs sync sysconf tcgetpgrp ttyname uname wait wait3 wait4
+setgid setpgid setpriority setsid setuid startfile statvfs sync sysconf tcgetpgrp
+ttyname uname wait wait3 wait4
 O_BINARY O_CLOEXEC O_DIRECTORY O_DIRECT O_NOFOLLOW O_NONBLOCK O_SYNC O_TMPFILE RTLD_GLOBAL"""),
-    *named("signal", """CTRL_BREAK_EVENT CTRL_C_EVENT SIGALRM SIGBREAK SIGCHLD SIGCONT SIGHUP SIGKILL SIGPIPE SIGQUIT SIGSTOP SIGTSTP
-SIGUSR1 SIGUSR2 alarm pause pthread_kill pthread_sigmask setitimer siginterrupt sigwait sigpending"""),
+    *named("signal", """CTRL_BREAK_EVENT CTRL_C_EVENT SIGALRM SIGBREAK SIGCHLD SIGCONT
+SIGHUP SIGKILL SIGPIPE SIGQUIT SIGSTOP SIGTSTP SIGUSR1 SIGUSR2 alarm pause
+pthread_kill pthread_sigmask setitimer siginterrupt sigwait sigpending"""),
     "time.tzset", "time.pthread_getcpuclockid", "socket.AF_UNIX", "select.poll", "select.epoll",
     "subprocess.CREATE_NEW_PROCESS_GROUP", "subprocess.CREATE_NO_WINDOW", "subprocess.STARTUPINFO",
     # These are there, and do other things:
@@ -178,6 +181,8 @@ def test_times_are_written_in_ways_that_every_system_knows():
 
 
 SMALL = {
+    "load.validation_size": 0.2,
+    "load.test_size": 0.2,
     "chunk.block_size": 64,
     "train.num_train_epochs": 0.1,
     "infer.max_new_tokens": 3,
@@ -240,7 +245,8 @@ for name in ("fcntl", "resource"):
         __import__(name); print(name)
     except ImportError:
         pass
-print([n for n in ("fork", "killpg") if hasattr(os, n)], hasattr(signal, "SIGKILL"), hasattr(signal, "SIGHUP"))
+kill, hup = hasattr(signal, "SIGKILL"), hasattr(signal, "SIGHUP")
+print([n for n in ("fork", "killpg") if hasattr(os, n)], kill, hup)
 def refused(do, *how, **more):
     try:
         do(*how, **more)
@@ -441,7 +447,8 @@ def test_progress_that_is_being_read_ends_no_training(tmp_path, monkeypatch):
 
 
 def test_the_peak_is_in_bytes_and_that_of_this_process():
-    code = "import sys; x = b'1' * 10**8; del x; from helpers.engine.memory import peak_memory as p; print(p())"
+    code = "import sys; x = b'1' * 10**8; del x; "
+    code += "from helpers.engine.memory import peak_memory as p; print(p())"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=PROJECT, check=True)
     assert 1e8 < int(out.stdout) < 1e9
     me = psutil.Process()

@@ -48,7 +48,7 @@ def make_wheel(folder: Path, name: str, version: str) -> None:
 
 
 def make_project(parent: Path) -> Path:
-    """A project with start.py, two packages to install and one for its tests; its folder has a space and an umlaut."""
+    """start.py with two packages and one for tests, in a folder with a space and an umlaut."""
     folder = parent / "Übung eins"
     (folder / "helpers").mkdir(parents=True)
     shutil.copy(PROJECT / "start.py", folder)
@@ -237,7 +237,8 @@ def test_without_a_network_or_with_a_changed_wheel_one_sentence_says_it(ready, f
     ],
 )
 def test_what_could_only_fail_later_is_said_at_once(project, before, sentence):
-    code = f"import runpy, sys; sys.argv = ['start.py', 'env']; {before}; runpy.run_path('start.py', run_name='__main__')"
+    code = f"import runpy, sys; sys.argv = ['start.py', 'env']; {before}; "
+    code += "runpy.run_path('start.py', run_name='__main__')"
     done = subprocess.run([BASE, "-c", code], cwd=project, capture_output=True, text=True)
     assert done.returncode == 1 and sentence in done.stderr and "Traceback" not in done.stderr
     assert not (project / ".venv").exists()
