@@ -227,10 +227,11 @@ def test_warmup_is_a_share_of_all_steps(warmup_ratio, steps, small_model, tmp_pa
     names |= {"weight_decay": 0.0, "num_train_epochs": 1.0, "seed": 0, "warmup_ratio": warmup_ratio}
     names |= {"net": small_model, "step": SimpleNamespace(unfinished=tmp_path)}
     cells = json.loads(path_of("train").read_text(encoding="utf-8"))["cells"]
-    [source] = [
-        source for cell in cells if "= TrainingArguments(" in (source := "".join(cell["source"]))
-    ]
-    exec(source, names)
+    names |= {"TrainingArguments": TrainingArguments, "runtime_arguments": runtime_arguments}
+    sources = ["".join(cell["source"]) for cell in cells]
+    for start in ("rarely_changed = {", "arguments = TrainingArguments("):
+        [source] = [source for source in sources if source.startswith(start)]
+        exec(source, names)
     assert names["arguments"].get_warmup_steps(60) == steps
 
 
