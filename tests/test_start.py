@@ -187,12 +187,14 @@ def test_a_second_one_waits_until_the_first_has_ended_or_was_killed(project):
     )
     with subprocess.Popen([BASE, "-c", code], cwd=project, stdout=subprocess.PIPE) as holder:
         assert holder.stdout.readline() == b"held\n"
-        both = [begin(project, "run", **links(project)) for _ in range(2)]
-        for process in both:
-            assert process.stderr.readline().startswith("Python 3.")
-            assert "this one waits" in process.stderr.readline()
-        assert os.listdir(project / ".venv") == ["bin"]
-        holder.kill()
+        try:
+            both = [begin(project, "run", **links(project)) for _ in range(2)]
+            for process in both:
+                assert process.stderr.readline().startswith("Python 3.")
+                assert "this one waits" in process.stderr.readline()
+            assert os.listdir(project / ".venv") == ["bin"]
+        finally:
+            holder.kill()
     outcomes = [process.communicate() for process in both]
     assert [out for out, _ in outcomes] == ["tiny-one 1.0 run 1\n"] * 2
     anew = ["not whole, or its Python is gone: .venv is made anew" in said for _, said in outcomes]
