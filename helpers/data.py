@@ -27,8 +27,8 @@ def load_examples(
     """Load the examples of a data set; how many the split leaves out is printed.
 
     Args:
-        dataset: `embedded`; a file (JSON, JSON Lines, CSV, TSV, Parquet, text; gzip too), a folder
-            of files or a pattern such as `data/*.jsonl`; on the Hub `user/name`,
+        dataset: `embedded`; a file (JSON, JSON Lines, CSV, TSV, Parquet, Arrow, text; gzip too), a
+            folder of files or a pattern such as `data/*.jsonl`; on the Hub `user/name`,
             `user/name@revision`, or `hf://datasets/user/name@revision/file` for single files.
         split: an expression such as `train[:5000]`; files have the one split `train`.
         configuration: which one of a data set on the Hub that has several.

@@ -8,6 +8,7 @@ import time
 import datasets
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from datasets import Dataset
 from rich.console import Console
@@ -33,6 +34,7 @@ LINES = "".join(json.dumps(r) + "\n" for r in RECORDS).encode()
 
 
 FRAME = pd.DataFrame(RECORDS)
+TABLE = pa.Table.from_pylist(RECORDS)
 
 
 WRITERS = {
@@ -44,6 +46,7 @@ WRITERS = {
     "x.tsv": lambda p: FRAME.to_csv(p, index=False, sep="\t"),
     "x.tsv.gz": lambda p: FRAME.to_csv(p, index=False, sep="\t"),
     "x.parquet": lambda p: FRAME.to_parquet(p, index=False),
+    "x.arrow": lambda p: pa.ipc.new_stream(str(p), TABLE.schema).write_table(TABLE),
 }
 
 

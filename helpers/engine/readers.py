@@ -16,6 +16,7 @@ READERS = {  # arguments of load_dataset, by the ending of a file
     "csv": {"path": "csv"},
     "tsv": {"path": "csv", "delimiter": "\t"},
     "parquet": {"path": "parquet"},
+    "arrow": {"path": "arrow"},
     "txt": TEXT,
     "text": TEXT,
 }

@@ -14,7 +14,7 @@ PROJECT = Path(__file__).parents[2]
 ASSETS = Path(__file__).parents[1] / "assets"
 EMBEDDED = {"dataset": ASSETS / "eli5_simple" / "records.jsonl", "model": ASSETS / "base_model"}
 # of files that can be read as data, as in helpers.data
-ENDINGS = {"json", "jsonl", "ndjson", "csv", "tsv", "parquet", "txt", "text"}
+ENDINGS = {"json", "jsonl", "ndjson", "csv", "tsv", "parquet", "arrow", "txt", "text"}
 ADAPTER = "adapter_config.json"
 
 
