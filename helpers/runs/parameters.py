@@ -83,7 +83,7 @@ RULES: dict[str, dict[str, Rule]] = {
     },
     "preprocess": {"model": Rule("embedded"), "context": Rule(0, 0), "num_proc": Rule(2, 1, 1024)},
     "chunk": {
-        "block_size": Rule(128, 2),
+        "block_size": Rule(256, 2),
         "strategy": _one_of("concat", "pack", "document"),
         "remainder": _one_of("keep", "pad", "drop"),
         "overlap": Rule(0, 0),
@@ -94,7 +94,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "learning_rate": Rule(5e-4, 0, open=True),
         "weight_decay": Rule(0.01, 0),
         "num_train_epochs": Rule(2.0, 0, open=True),
-        "per_device_train_batch_size": Rule(8, 1),
+        "per_device_train_batch_size": Rule(4, 1),
         "gradient_accumulation_steps": Rule(1, 1),
         "lr_scheduler_type": _one_of(*SCHEDULES),
         "warmup_ratio": Rule(0.0, 0, 1),
