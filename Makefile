@@ -54,7 +54,7 @@ bench-gpu: env  ## the same for training on a CUDA GPU
 	@$(BIN)/python -c 'import sys, torch; torch.cuda.is_available() or sys.exit("make bench-gpu needs a CUDA GPU, and torch sees none on this machine.")'
 	@$(BIN)/python -m tests.benchmarks.training cuda
 
-lab:  ## open JupyterLab in notebooks/
+lab:  ## open JupyterLab in work/, copies of the notebooks
 	@$(PYTHON) start.py lab
 
 wheelhouse:  ## fetch all packages into wheelhouse/ for machines without a network (SYSTEMS="win_amd64 3.12")

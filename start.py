@@ -1,6 +1,7 @@
 """Make the environment in .venv where it is missing or out of date, then do one of these:
 
-    python start.py                    check the machine once, and open JupyterLab
+    python start.py                    check the machine once, and open JupyterLab in work/
+    python start.py reset 03           give notebook 03 back in work/, and keep yours beside it
     python start.py run [OPTIONS]      run the six notebooks: 'python -m helpers run' with OPTIONS
     python start.py test [--full]      run the tests; --full: those that take minutes, too
     python start.py doctor [OPTIONS]   look at the machine, and say what is wrong
@@ -376,8 +377,22 @@ def lab(*options: str) -> int:
     python = environment()
     if new and call(python, "-m", "helpers", "doctor"):
         say("What is marked [fail] may stop a notebook; JupyterLab opens all the same.")
-    first = min(path.name for path in (PROJECT / "notebooks").glob("*.ipynb"))
-    return call(python, "-m", "jupyterlab", "--notebook-dir=.", f"notebooks/{first}", *options)
+    if call(python, "-m", "helpers.workshop.copies"):
+        return 1
+    first = min((PROJECT / "work" / "notebooks").glob("*.ipynb")).relative_to(PROJECT).as_posix()
+    if getattr(os, "geteuid", lambda: 1)() == 0:
+        say("JupyterLab runs as root: who has its address and token can do all on this machine.")
+        options += ("--allow-root",)
+    folders = [str(PROJECT / "workshop" / "jupyter"), os.environ.get("JUPYTER_CONFIG_PATH", "")]
+    settings = {"JUPYTER_CONFIG_PATH": os.pathsep.join(filter(None, folders))}
+    return call(python, "-m", "jupyterlab", "--notebook-dir=.", first, *options, **settings)
+
+
+def reset(*names: str) -> int:
+    """Give the originals of notebooks back to the learner."""
+    if not names:
+        raise StartError("reset needs the number of a notebook: python start.py reset 03")
+    return call(environment(), "-m", "helpers.workshop.copies", *names)
 
 
 def run(*options: str) -> int:
@@ -418,7 +433,7 @@ def wheelhouse(*names: str) -> int:
     return call(environment(), "-m", "tools.wheelhouse", *names)
 
 
-COMMANDS = {f.__name__: f for f in (lab, run, test, doctor, env, wheelhouse)}
+COMMANDS = {f.__name__: f for f in (lab, reset, run, test, doctor, env, wheelhouse)}
 
 
 def main(arguments: list[str]) -> int:

@@ -1,6 +1,7 @@
 """start.py: what it says and does, on a small project with packages and a wheelhouse made here."""
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -264,7 +265,9 @@ def test_it_needs_the_standard_library_alone():
 
 def test_an_unknown_command_and_help_name_the_commands(capsys):
     assert start.main(["jupyter"]) == 1
-    assert "There is no command 'jupyter'; there are lab, run, test" in capsys.readouterr().err
+    assert (
+        "There is no command 'jupyter'; there are lab, reset, run, test" in capsys.readouterr().err
+    )
     assert start.main(["--help"]) == 0
     shown = capsys.readouterr().out
     assert all(f"start.py {name}" in shown for name in start.COMMANDS if name != "lab")
@@ -310,6 +313,59 @@ def test_an_environment_that_has_all_is_taken_and_doctor_names_what_one_lacks(
     assert "2 packages of requirements.lock are missing" in capsys.readouterr().err
     monkeypatch.setattr(start, "VENV", Path(sys.prefix))
     assert not start.in_another_environment()
+
+
+def test_lab_opens_the_first_copy_with_the_settings_for_learners(monkeypatch, tmp_path, capsys):
+    called = []
+    (tmp_path / "work" / "notebooks").mkdir(parents=True)
+    for name in ("00_idea.ipynb", "01_load.ipynb"):
+        (tmp_path / "work" / "notebooks" / name).touch()
+    monkeypatch.setattr(start, "PROJECT", tmp_path)
+    monkeypatch.setattr(start, "environment", lambda: "python")
+    monkeypatch.setattr(start, "is_current", lambda whole: True)
+    monkeypatch.setattr(start, "call", lambda *a, **v: called.append((a, v)) or 0)
+    monkeypatch.setattr(os, "geteuid", lambda: 0, raising=False)
+    monkeypatch.setenv("JUPYTER_CONFIG_PATH", "mine")
+    assert start.lab("--no-browser") == 0
+    copy, (lab, variables) = called
+    assert copy[0] == ("python", "-m", "helpers.workshop.copies")
+    assert lab[2:] == (
+        "jupyterlab",
+        "--notebook-dir=.",
+        "work/notebooks/00_idea.ipynb",
+        "--no-browser",
+        "--allow-root",
+    )
+    assert variables["JUPYTER_CONFIG_PATH"].split(os.pathsep)[1] == "mine"
+    assert "JupyterLab runs as root" in capsys.readouterr().err
+    monkeypatch.setattr(os, "geteuid", lambda: 1000, raising=False)
+    assert start.lab() == 0 and called[-1][0][-1] == "work/notebooks/00_idea.ipynb"
+    assert not capsys.readouterr().err
+
+
+def test_jupyterlab_takes_the_settings_for_learners(monkeypatch):
+    """Each setting is one that this JupyterLab has, with the value that its schema allows."""
+    labapp = pytest.importorskip("jupyterlab.labapp")
+    from jsonschema import validate
+    from jupyterlab_server.settings_utils import get_settings
+
+    monkeypatch.setenv("JUPYTER_CONFIG_PATH", str(PROJECT / "workshop" / "jupyter"))
+    schemas = Path(labapp.get_app_dir()) / "schemas"
+    file = PROJECT / "workshop" / "jupyter" / "labconfig" / "default_setting_overrides.json"
+    for plugin, wanted in json.loads(file.read_text(encoding="utf-8")).items():
+        (found, _) = get_settings("", str(schemas), "", plugin, labextensions_path=[])
+        validate(wanted, found["schema"])
+        for name, value in wanted.items():
+            assert found["schema"]["properties"][name]["default"] == value
+
+
+def test_reset_needs_a_name(monkeypatch, capsys):
+    monkeypatch.setattr(start, "environment", lambda: "python")
+    monkeypatch.setattr(start, "call", lambda *a: print(*a) or 0)
+    assert start.main(["reset"]) == 1
+    assert "reset needs the number of a notebook" in capsys.readouterr().err
+    assert start.main(["reset", "03"]) == 0
+    assert capsys.readouterr().out == "python -m helpers.workshop.copies 03\n"
 
 
 @pytest.mark.parametrize(("options", "chosen"), [([], start.QUICK), (["--full"], start.FULL)])
