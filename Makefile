@@ -3,7 +3,7 @@ PROFILE ?= tiny
 BIN := .venv/bin
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help env run test test-full test-gpu test-peers bench bench-chunking bench-scale bench-perplexity bench-training bench-batch bench-gpu lab wheelhouse notebooks exercises check lock clean
+.PHONY: help env run test test-full test-gpu test-peers bench bench-chunking bench-scale bench-perplexity bench-training bench-batch bench-gpu lab wheelhouse notebooks exercises slides check lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -65,6 +65,9 @@ notebooks: env  ## execute the notebooks from their defaults, clean and check th
 
 exercises: env  ## write workshop/exercises from workshop/solutions
 	@$(BIN)/python -m tools.exercises
+
+slides: env  ## write build/slides.html from workshop/slides.md and the notebooks' pictures
+	@$(BIN)/python -m tools.slides
 
 check: env  ## style of code and notebooks
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
