@@ -1,7 +1,8 @@
 """Which of a notebook's cells have run since a step began, so that no artifact mixes two attempts.
 
 A front end may run cells after one that failed, or skip some; their variables then still hold the
-values of an earlier attempt.
+values of an earlier attempt. It may also run cells that the notebook on the disk has not: a copy
+may have been edited.
 """
 
 import json
@@ -30,17 +31,22 @@ class Cells:
         self._failed: dict[str, str] = {}  # at their last execution
         self._after_failure: dict[str, str] = {}  # while another cell had failed
         self._earlier: set[str] = set()  # executed in an earlier attempt
+        self._sources: dict[str, str] = {}  # since `begin`, as they were executed last
+        self._notebook: set[str] = set()  # the sources of all cells of the notebook on the disk
+        self._parameters: set[str] = set()  # the ids of its cells that are tagged so
 
     def begin(self, notebook: Path) -> None:
         """Start a step in the current cell."""
         if here := shell():
             here.events.register("pre_run_cell", self._before_cell)
             here.events.register("post_run_cell", self._after_cell)
-            if kernel := getattr(here, "kernel", None):
-                self._current = kernel.get_parent()["metadata"].get("cellId") or self._current
+            self._current = _metadata().get("cellId") or self._current
         self._earlier |= self._succeeded.keys() | self._failed.keys() | self._after_failure.keys()
-        self._succeeded, self._failed, self._after_failure = {}, {}, {}
-        self._lines = _lines(notebook)
+        self._succeeded, self._failed, self._after_failure, self._sources = {}, {}, {}, {}
+        cells = _code_cells(notebook)
+        self._lines = {key: _first_line(source) for key, source, _ in cells if key}
+        self._notebook = {source.strip() for _, source, _ in cells}
+        self._parameters = {key for key, _, tags in cells if "parameters" in tags}
         self._first, self._last, self._active = self._current, "", True
 
     def end(self) -> None:
@@ -60,16 +66,27 @@ class Cells:
                     return f"the cell `{self._lines[key]}` has not run since `begin`"
         return None
 
+    def edited(self) -> list[str]:
+        """The sources, run since `begin`, that no cell of the notebook on the disk has, sorted."""
+        run = {source for key, source in self._sources.items() if key not in self._parameters}
+        return sorted(run - self._notebook)
+
     def _before_cell(self, info: "ExecutionInfo") -> None:
         if info.store_history:
             self._current = info.cell_id or info.raw_cell
+            self._sources[self._current] = info.raw_cell.strip()
+            for key in _metadata().get("deletedCells", ()):  # by JupyterLab: it cannot run again
+                self._earlier.discard(key)
+                self._failed.pop(key, None)
 
     def _after_cell(self, result: "ExecutionResult | None") -> None:
         """Note how a cell ended, but not the last one, which may run as often as needed."""
         is_silent = result and not result.info.store_history
         if not self._active or is_silent or self._current == self._last:
             return
-        key, line = self._current, _first_line(result.info.raw_cell if result else self._current)
+        source = result.info.raw_cell if result else self._current
+        key, line = self._current, _first_line(source)
+        self._sources[key] = source.strip()
         for cells in (self._succeeded, self._failed, self._after_failure):
             cells.pop(key, None)
         if not result or not result.success:
@@ -88,8 +105,17 @@ def _first_line(source: str) -> str:
     return source.strip().split("\n")[0][:60]
 
 
-def _lines(notebook: Path) -> dict[str, str]:
-    """The ids of a notebook's code cells, in order, with the first line of each."""
+def _metadata() -> dict[str, object]:
+    """What the front end has sent with the current cell: JupyterLab its id, and deleted cells."""
+    kernel = getattr(shell(), "kernel", None)
+    return kernel.get_parent().get("metadata", {}) if kernel else {}
+
+
+def _code_cells(notebook: Path) -> list[tuple[str, str, list[str]]]:
+    """The id, the source and the tags of a notebook's code cells, in order."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"] if notebook.exists() else []
-    code = [cell for cell in cells if cell["cell_type"] == "code" and "id" in cell]
-    return {cell["id"]: _first_line("".join(cell["source"])) for cell in code}
+    return [
+        (cell.get("id", ""), "".join(cell["source"]), cell["metadata"].get("tags", []))
+        for cell in cells
+        if cell["cell_type"] == "code"
+    ]

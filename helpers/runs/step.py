@@ -48,6 +48,8 @@ class Step:
         self.first = os.environ.get("RANK", "0") == "0"
         self.scratch, self._finished = run.scratch(name), False
         self._sources, self._code = sources(self.parameters), code_fingerprint(name)
+        self._resumes = ""  # the executed code when `unfinished` was first used: the same when a
+        # training that was interrupted is run again, whatever was tried in other cells meanwhile
         self._lock = run.lock(name) if self.first else None
         try:
             self._path = run.make_partial(name) if self.first else Path(tempfile.mkdtemp())
@@ -72,7 +74,9 @@ class Step:
     def unfinished(self) -> Path:
         """The folder from which an attempt with the same parameters, inputs and code resumes."""
         self._check_current()
-        made_of = {**self._made_of(), "processes": os.environ.get("WORLD_SIZE", "1")}
+        self._resumes = self._resumes or self._executed_code()
+        processes = os.environ.get("WORLD_SIZE", "1")
+        made_of = {**self._made_of(), "code": self._resumes, "processes": processes}
         folder = self.scratch / hash_of(made_of)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
@@ -104,6 +108,7 @@ class Step:
         self.abandon()
         if self.first:
             self.run.write_metrics()
+            self._mention_edited()
 
     def abandon(self) -> None:
         """Release the step's lock, and remove what has not been published."""
@@ -142,17 +147,32 @@ class Step:
             )
         inputs = {need: record["fingerprint"] for need, record in self.records.items()}
         made_of = {"parameters": self.parameters, "sources": now, "inputs": inputs}
-        return made_of | {"code": self._code}
+        return made_of | {"code": self._executed_code()}
+
+    def _executed_code(self) -> str:
+        """The fingerprint of the step's code, another where a copy's cells differ from it."""
+        edited = self.cells.edited()
+        return hash_of([self._code, edited]) if edited else self._code
+
+    def _mention_edited(self) -> None:
+        """Print that a run does this step again, where cells are not those of its notebook."""
+        if edited := self.cells.edited():
+            line = edited[0].split("\n")[0]
+            print(
+                f"{self.name} is done. A later run does it again, as cells were executed that "
+                f"notebooks/{folder_of(self.name)}.ipynb does not have: `{line}`"
+                + (f" and {len(edited) - 1} more." if len(edited) > 1 else ".")
+            )
 
     def _record(self, made_of: dict[str, object], metrics: dict[str, float | str]) -> dict:
-        code = self._code if code_fingerprint(self.name) == self._code else "changed meanwhile"
+        same = code_fingerprint(self.name) == self._code
         cuda = "torch" in sys.modules and sys.modules["torch"].cuda.is_available()
         versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
         return {
             "format": FORMAT,
             "step": self.name,
             **made_of,
-            "code": code,
+            "code": made_of["code"] if same else "changed meanwhile",
             "fingerprint": fingerprint(self._path),
             "metrics": metrics,
             "seconds": round(time.perf_counter() - self._began, 2),

@@ -1,6 +1,7 @@
 """Notebooks in a real kernel, as a front end runs them: no artifact mixes two attempts."""
 
 import json
+import queue
 
 import nbformat
 import pytest
@@ -29,12 +30,12 @@ class Kernel:
     def __init__(self, client, folder):
         self.client, self.folder, self.sent = client, folder, []
 
-    def send(self, *cells, seed=1, ids=True):
+    def send(self, *cells, seed=1, ids=True, deleted=()):
         for cell in cells:
             code = CELLS.get(cell, cell).format(folder=str(self.folder), seed=seed)
             content = {"code": code, "silent": False, "store_history": True, "user_expressions": {}}
             content |= {"allow_stdin": False, "stop_on_error": True}
-            metadata = {"cellId": cell} if ids else {}
+            metadata = {"cellId": cell, "deletedCells": list(deleted)} if ids else {}
             message = self.client.session.msg("execute_request", content, metadata=metadata)
             self.client.shell_channel.send(message)
             self.sent.append(message["header"]["msg_id"])
@@ -59,6 +60,16 @@ class Kernel:
                 (reply,) = self.replies()
             said.append(reply)
         return said
+
+    def printed(self):
+        """What the cells have printed since the last call."""
+        texts = []
+        while True:
+            try:
+                message = self.client.get_iopub_msg(timeout=0.5)
+            except queue.Empty:
+                return "".join(texts)
+            texts.append(message["content"].get("text", ""))
 
     def published(self):
         """The seed in the record, and the data."""
@@ -159,3 +170,80 @@ def test_ten_times_run_all_with_a_bad_value(kernel, seed):
     assert kernel.published() == (1, "MADE WITH 1")
     assert kernel.run(*CELLS, seed=3) == ["ok"] * 5 and kernel.published() == (3, "MADE WITH 3")
     assert json.loads((kernel.folder / "metrics.json").read_text()).keys() == {"seconds_load"}
+
+
+# ---- Copies of a notebook, edited or not ------------------------------------------------------
+
+FOLDERS = "import pathlib\nfrom helpers.runs import code, step as module\n"
+FOLDERS += "module.PROJECT = code.PROJECT = pathlib.Path({project!r})"
+
+
+@pytest.fixture
+def original(kernel, tmp_path, monkeypatch):
+    """The kernel, for which the small notebook is the project's; `edit` changes the copy alone."""
+    monkeypatch.setitem(CELLS, WORK, CELLS[WORK] + "\nfound = len(list(step.unfinished.iterdir()))")
+    cells = []
+    for key, source in CELLS.items():
+        text = source.format(folder=str(kernel.folder), seed=1)
+        cells.append(nbformat.v4.new_code_cell(text, id=key))
+    cells[0].metadata.tags = ["parameters"]
+    (tmp_path / "notebooks").mkdir()
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "notebooks" / "01_load.ipynb")
+    monkeypatch.setattr("helpers.runs.code.PROJECT", tmp_path)
+    monkeypatch.setitem(CELLS, "folders", FOLDERS.format(project=str(tmp_path)))
+    monkeypatch.setitem(CELLS, "back", FOLDERS.format(project=str(PROJECT)))
+    assert kernel.run("folders") == ["ok"]
+    kernel.printed()
+    yield kernel
+    assert kernel.run("back") == ["ok"]
+
+
+def is_done(kernel):
+    """Whether a run would leave the step out."""
+    run = Run(kernel.folder)
+    return run.is_done("load", run.record("load")["parameters"])
+
+
+@pytest.mark.parametrize("ids", [True, False])
+def test_a_copy_whose_cells_are_those_of_the_notebook_counts_as_done(original, ids):
+    assert original.run("scratch = 1", *(P, B, WORK, MORE, F), seed=3, ids=ids) == ["ok"] * 6
+    assert is_done(original) and original.published() == (3, "MADE WITH 3")
+    assert "A later run" not in original.printed()
+
+
+@pytest.mark.parametrize("ids", [True, False])
+@pytest.mark.parametrize("place", [B, WORK, F])
+def test_an_edited_copy_finishes_and_a_run_does_the_step_again(original, monkeypatch, place, ids):
+    monkeypatch.setitem(CELLS, place, f"{CELLS[place]}\nmine = 1")
+    assert original.run(P, B, WORK, MORE, F, seed=3, ids=ids) == ["ok"] * 5
+    assert original.published() == (3, "MADE WITH 3") and not is_done(original)
+    said = original.printed()
+    first = CELLS[place].split("\n")[0]
+    assert "load is done. A later run does it again, as cells were executed that" in said
+    assert f"notebooks/01_load.ipynb does not have: `{first}`.\n" in said
+
+
+def test_an_added_cell_counts_and_one_that_was_mended_does_not(original, monkeypatch):
+    assert original.run(P, B, WORK, "mine = 1", "mine = 2", MORE, F, seed=3) == ["ok"] * 7
+    assert not is_done(original) and "`mine = 1` and 1 more.\n" in original.printed()
+    with monkeypatch.context() as edit:
+        edit.setitem(CELLS, WORK, "data = 'mine'")
+        assert original.run(P, B, WORK, MORE, seed=3) == ["ok"] * 4
+    assert original.run(WORK, MORE, P, F, seed=3) == ["ok"] * 4
+    assert is_done(original)
+
+
+def test_a_cell_that_was_deleted_in_the_copy_is_not_waited_for(original, monkeypatch):
+    assert original.run(P, B, WORK, MORE, F, seed=4) == ["ok"] * 5
+    monkeypatch.setitem(CELLS, MORE, "data = 'shorter'")
+    assert "has not run since" in original.run(P, B, MORE, F, seed=3)[-1]
+    assert original.run(F, seed=3, deleted=[WORK]) == ["ok"]
+    assert original.published() == (3, "shorter") and not is_done(original)
+
+
+def test_what_an_edited_training_has_reached_is_resumed_by_the_same_cells_alone(original):
+    half = f"{CELLS[WORK]}\n(step.unfinished / 'half').touch()".format(seed=3)
+    again = "assert (step.unfinished / 'half').exists()"
+    assert original.run(P, B, half, "tried = 1", again, seed=3) == ["ok"] * 5
+    said = original.run(P, B, half, "assert found == 1", P, B, WORK, "assert found == 0", seed=3)
+    assert said == ["ok"] * 8, said
