@@ -89,12 +89,12 @@ def test_blocks():
     blocks = shown("03", r"\nblocks +([\d,]+)")[0]
     assert f"{documents:g} documents of {tokens:,.0f} tokens" in QUESTIONS[10][0]
     own = [
-        math.floor(tokens / 128),
-        math.ceil(tokens / 128),
-        math.floor((tokens + documents) / 128),
+        math.floor(tokens / 256),
+        math.ceil(tokens / 256),
+        math.floor((tokens + documents) / 256),
     ]
     assert options(10) == [blocks, *own]
-    assert math.ceil((tokens + documents) / 128) == blocks
+    assert math.ceil((tokens + documents) / 256) == blocks
 
 
 def test_surprise_and_loss():
