@@ -1,5 +1,6 @@
-"""Perplexity, by three definitions: nats are summed in float64, tokens counted, and divided once.
+"""Perplexity by three definitions, with bootstrap intervals.
 
+Nats are summed in float64, tokens counted, and divided once.
 Three ways to cut a text into windows are in use, and their numbers differ: `score_documents` is the
 rolling log likelihood of lm-evaluation-harness, `score_stride` the overlapping windows of the
 documentation of transformers, `score_blocks` the evaluation loss of the guide.

@@ -1,6 +1,7 @@
 """Draw the house: `python -m tools.house` reads the package's imports, writes docs/house.svg."""
 
 import ast
+import re
 from html import escape
 from pathlib import Path
 
@@ -44,12 +45,12 @@ def modules_of(folder: Path) -> list[Path]:
 
 
 def about(path: Path) -> str:
-    """The first line of a module's docstring, cut where it goes into detail if it is long."""
+    """The first line of a module's docstring; of a long one, the last details are left out."""
     text = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n")[0]
-    for detail in (": ", "; ", ", "):
-        if len(text) > LONGEST:
-            text = text.split(detail)[0]
-    return text.rstrip(".").replace("`", "")
+    text = text.rstrip(".").replace("`", "")
+    while len(text) > LONGEST and (parts := re.split(r"([:;,] )", text))[1:]:
+        text = "".join(parts[:-2])
+    return text
 
 
 def imported(path: Path) -> set[Path]:
@@ -116,6 +117,7 @@ def draw() -> str:
             leave = min(middle, first_edge + lessons_height - 30)
             arrows.append(f"M {WIDTH} {leave} h {GAP / 2} V {middle} H {right - 3}")
     arrows.append(f"M {WIDTH / 2} {y} V {head + GAP / 1.6 + lessons_height + 3}")
+    arrows.append(f"M {right + WIDTH / 2} {y} V {edge - 24 + 3}")
     parts += [f'<path d="{d}" marker-end="url(#tip)"/>' for d in arrows]
     parts.append(
         f'<text class="arrow" x="{WIDTH / 2 + 10}" y="{head + GAP / 3.2 + 4}">import</text>'

@@ -1,4 +1,4 @@
-"""Blocks from an Arrow column of token ids, computed on whole arrays, one window at a time."""
+"""Cuts and packs documents, end-of-text between, on Arrow's buffers."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator

@@ -1,4 +1,4 @@
-"""Files: hashes of their contents, and writes that a crash cannot leave half done."""
+"""Hashes of files, and writes that a crash cannot leave half done."""
 
 import errno
 import hashlib

@@ -1,4 +1,4 @@
-"""What a loaded model needs before it is used: checks, adapters, a device, a fast activation."""
+"""Checks of a loaded model, adapters, its device, a fast activation."""
 
 import os
 from pathlib import Path

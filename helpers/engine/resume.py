@@ -1,4 +1,4 @@
-"""A float32 array that is filled bit by bit and survives an interruption."""
+"""Scores on disk, filled bit by bit, that survive an interruption."""
 
 import hashlib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""transformers' Trainer, made to survive interruptions, full disks and batches too large."""
+"""Trainer with checkpoints at Ctrl-C, resumption, smaller batches."""
 
 import errno
 import importlib.util

@@ -1,4 +1,4 @@
-"""Follows a training: shows its progress, times it, and decides when to save a checkpoint."""
+"""A training's progress and speed, and when it saves a checkpoint."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""A run: one folder, in which every step leaves its artifact and a record of how it was made.
+"""A run's folder: where steps lie, which are missing, edited or stale.
 
 A step is written into a temporary sibling and renamed once it is complete, so that the folder
 always holds either the old artifact or the new one. Reading a run never writes to it.

@@ -1,4 +1,4 @@
-"""The parameters of the notebooks: one table of defaults and rules, checked before any work."""
+"""Every step's parameters: defaults, limits, checks before any work."""
 
 import math
 import re

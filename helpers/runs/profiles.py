@@ -1,4 +1,4 @@
-"""The parameters of a run: the table's defaults, then its profile, then its settings."""
+"""A run's parameters from profile and settings; why a step is redone."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""`run.json`: how a run ended, with its profile, settings, parameters and times."""
+"""How a run ended, in `run.json`: its profile, settings and times."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Pages and cards from the templates in `templates/`, written without tokens."""
+"""Pages and cards from the words in `templates/`, without tokens."""
 
 import errno
 import os

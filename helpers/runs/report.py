@@ -1,4 +1,4 @@
-"""A run on one page: `report.html`, which needs no network and can be printed."""
+"""A run on one page, `report.html`, which needs no network."""
 
 import json
 import shlex

@@ -1,4 +1,4 @@
-"""One run: the six notebooks one after the other; steps that are done already are skipped."""
+"""Carries out the steps of one run; those done already are skipped."""
 
 import shutil
 import threading

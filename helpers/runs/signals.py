@@ -1,4 +1,4 @@
-"""Signals: those that end a process end this one in the same orderly way as Ctrl-C."""
+"""Signals that end a process end this one in order, as Ctrl-C does."""
 
 import os
 import signal

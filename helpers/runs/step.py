@@ -1,4 +1,4 @@
-"""A step in progress: `begin` checks what it needs, `finish` publishes its artifact.
+"""`begin` and `finish`: a step checks its inputs, writes its artifact.
 
 A process does one step at a time, and holds its lock from `begin` to `finish` or to its own end.
 """

@@ -1,4 +1,4 @@
-"""Catching up: the shipped artifacts of earlier steps, put into a run that lacks them."""
+"""`catch_up`: shipped steps, put into a run that lacks them."""
 
 import shutil
 
