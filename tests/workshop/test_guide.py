@@ -6,12 +6,13 @@ import pytest
 
 from helpers.workshop.checks import EXERCISES
 from tests import PROJECT
-from tests.workshop.prose import (
+from tests.pages import (
     check_command,
     commands,
     headings,
     long_lines,
     long_sentences,
+    make_targets,
     missing_links,
     missing_parts,
     page,
@@ -51,7 +52,7 @@ def test_slides_are_there():
 
 
 def test_make_targets_are_there():
-    targets = set(re.findall(r"`make ([a-z-]+)", GUIDE))
+    targets = make_targets(GUIDE)
     assert targets
     assert all(re.search(rf"^{target}:", page("Makefile"), re.M) for target in targets)
 

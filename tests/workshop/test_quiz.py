@@ -8,7 +8,7 @@ import nbformat
 import pytest
 
 from tests import PROJECT
-from tests.workshop.prose import long_lines, long_sentences, missing_links, page
+from tests.pages import long_lines, long_sentences, missing_links, page
 
 QUIZ = page("workshop/quiz.md")
 QUESTIONS = {

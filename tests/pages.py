@@ -11,12 +11,15 @@ from jupyter_server.serverapp import ServerApp
 
 import start
 from helpers.runs.cli import app
+from helpers.runs.parameters import RULES
 from helpers.runs.profiles import expand_settings
 from tests import PROJECT
 
-# A call of Python, in a line of its own or in the text, without variables of this page.
+# A call in a line of its own, or in the text.
 CALL = re.compile(
-    r"^ {4,}((?:\S*python3?|py) .+)$|`((?:python3?|py) (?:start\.py|-m helpers)[^`]*)`", re.M
+    r"^ {4,}((?:\S*python3?|py|papermill|torchrun|accelerate) .+)$"
+    r"|`((?:python3?|py) (?:start\.py|-m)[^`]*|papermill [^`]+)`",
+    re.M,
 )
 
 
@@ -33,23 +36,40 @@ def commands(text):
 def check_command(line):
     """Parse a command by the options of what it calls; an exception if it would be refused."""
     words = shlex.split(line)
-    if words[1:3] == ["-m", "helpers"]:
-        check_helpers(words[3:])
+    if "-m" in words and words[words.index("-m") + 1] == "helpers":
+        check_helpers(words[words.index("-m") + 2 :])
+    elif words[0] == "papermill":
+        check_papermill(words[1:])
     elif words[1] == "start.py":
-        name, *options = words[2:] or ["lab"]
-        assert name in start.COMMANDS, f"{line}: start.py has no {name}"
-        if name == "run":
-            check_helpers(["run", *options])
-        elif name == "lab":
-            check_jupyterlab(options)
-        else:
-            assert all(option in start.__doc__ or option[0] != "-" for option in options), line
+        check_start(*(words[2:] or ["lab"]))
     elif words[1] == "-c":
         compile(words[2], line, "exec")
     else:
         assert words[1] == "-m", line
-        module = words[2].replace(".", "/")
-        assert (PROJECT / f"{module}.py").is_file() or (PROJECT / module).is_dir(), line
+        path = PROJECT / words[2].replace(".", "/")
+        assert path.is_dir() or path.with_suffix(".py").is_file(), line
+
+
+def check_start(name, *options):
+    """Look for a command of start.py, and parse the options of what it calls."""
+    assert name in start.COMMANDS, f"start.py has no {name}"
+    if name == "run":
+        check_helpers(["run", *options])
+    elif name == "lab":
+        check_jupyterlab(options)
+    else:
+        assert all(option in start.__doc__ or option[0] != "-" for option in options), options
+
+
+def check_papermill(words):
+    """The notebook has to be there, or described on the page, with these parameters."""
+    step = re.fullmatch(r"notebooks/\d\d_(\w+)\.ipynb", words[0])[1]
+    if step in RULES:
+        assert (PROJECT / words[0]).is_file()
+        names = [words[i + 1] for i, word in enumerate(words) if word == "-p"]
+        assert set(names) <= {"run_dir", *RULES[step]}, names
+    else:
+        assert words[0] == "notebooks/07_count.ipynb", words[0]  # the README's new step
 
 
 def check_helpers(words):
@@ -68,6 +88,11 @@ def check_jupyterlab(options):
     for option in options:
         name = option.removeprefix("--").split("=")[0].removeprefix("ServerApp.")
         assert not option.startswith("-") or name in known, option
+
+
+def make_targets(text):
+    """The targets of make that a page names."""
+    return sorted(set(re.findall(r"(?:^ {4}|`)make ([a-z-]+)", text, re.M)))
 
 
 @cache
