@@ -19,6 +19,7 @@ from helpers.engine.model_files import (
     check_tokenizer_file,
     refusal,
 )
+from helpers.engine.progress import no_bars
 from helpers.errors import ModelError, first_line
 from helpers.hub.sources import locate
 
@@ -123,14 +124,15 @@ def load_model(name: str | Path, context: int = 0) -> "PreTrainedModel":
     name = str(name)
     location, config = locate("model", name), load_config(name, context)
     try:
-        model, loaded = AutoModelForCausalLM.from_pretrained(
-            location.folder,
-            config=config,
-            dtype=torch.float32,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,  # they are refused below, with their names
-            output_loading_info=True,
-        )
+        with no_bars():
+            model, loaded = AutoModelForCausalLM.from_pretrained(
+                location.folder,
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # they are refused below, with their names
+                output_loading_info=True,
+            )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise refusal(name, f"no model could be loaded from it ({first_line(error)})") from None
     check_loaded(name, loaded)

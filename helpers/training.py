@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from transformers import TrainerCallback
 
 from helpers.engine.loaded_model import depends_on_others
+from helpers.engine.progress import is_watched, no_bars
 from helpers.engine.tiled_loss import use_tiled_loss
 from helpers.engine.trainer import ResumableTrainer
 from helpers.errors import ModelError, ParameterError
@@ -56,24 +57,28 @@ class BlockTrainer(ResumableTrainer):
 
 
 class Samples(TrainerCallback):
-    """Prints how the model continues a prompt, before the training and after each evaluation.
+    """Lets the model continue a prompt, before the training and after each evaluation.
 
-    The training is the same as without it.
+    The texts get into the log of the training, and are printed where no panel shows them. The
+    training is the same as without it.
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", prompt: str, max_new_tokens: int = 24):
         self.tokenizer, self.prompt, self.max_new_tokens = tokenizer, prompt, max_new_tokens
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
-        """Print a text of the base model."""
+        """Write a text with the base model."""
         if not state.global_step:
             self.on_evaluate(args, state, control, model)
 
     def on_evaluate(self, args, state, control, model=None, **kwargs):
-        """Print a text of the model as it is now."""
+        """Write a text with the model as it is now."""
         text = continue_text(model, self.tokenizer, self.prompt, self.max_new_tokens)
-        if state.is_world_process_zero:
-            print(f"step {state.global_step}: {' '.join(text.split())} …")
+        text = " ".join(text.split())
+        place = {"step": state.global_step, "epoch": state.epoch or 0.0}
+        state.log_history.append(place | {"sample": text})
+        if state.is_world_process_zero and not is_watched():
+            print(f"step {state.global_step}: {text} …")
 
 
 def check_tokenizers_agree(
@@ -156,7 +161,8 @@ def save_model(trainer: BlockTrainer, folder: Path, base: str, merge: bool = Tru
         return
     model.config.use_cache = True
     options = {"save_embedding_layers": False} if adapted and not merge else {}
-    model.save_pretrained(folder, state_dict=state, **options)
+    with no_bars():
+        model.save_pretrained(folder, state_dict=state, **options)
     trainer.processing_class.save_pretrained(folder)
     logs = Path(trainer.args.output_dir) / "tensorboard"
     if logs.exists():

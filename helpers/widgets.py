@@ -5,18 +5,12 @@ answers that widget on the channel on which it waits for the end of the cell, an
 """
 
 import html
-import os
-import time
 from typing import TYPE_CHECKING
-
-from transformers import TrainerCallback
 
 from helpers.chunking import chunk
 from helpers.engine.blocks import STRATEGIES
-from helpers.engine.progress import FILE
-from helpers.engine.svg import svg
 from helpers.errors import UserError
-from helpers.figures import block_boxes, draw_losses, losses_of
+from helpers.figures import block_boxes
 from helpers.generation import continue_text
 
 if TYPE_CHECKING:
@@ -54,37 +48,6 @@ def block_size_slider(
         control.observe(draw, "value")
     draw()
     return ipywidgets.VBox([size, strategy, caption, picture])
-
-
-class LiveCurve(TrainerCallback):
-    """Draws the losses of a training every two seconds; does nothing in a batch run."""
-
-    def __init__(self, base_loss: float, part: str = "validation"):
-        self.base_loss, self.part, self._drawn, self._image = base_loss, part, 0.0, None
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        """Display an empty picture."""
-        if FILE not in os.environ and state.is_world_process_zero:
-            import ipywidgets
-            from IPython.display import display
-
-            self._image = ipywidgets.HTML()
-            display(self._image)
-
-    def on_log(self, args, state, control, **kwargs):
-        """Draw the losses so far."""
-        if self._image is None or time.monotonic() - self._drawn <= 2:
-            return
-        history = losses_of(state, self.part)
-        if any("train_loss" in entry for entry in history):
-            figure = draw_losses(history, self.base_loss)
-            self._image.value = svg(figure, "The losses of the training so far.")
-            self._drawn = time.monotonic()
-
-    def on_train_end(self, args, state, control, **kwargs):
-        """Draw all losses."""
-        self._drawn = 0.0
-        self.on_log(args, state, control)
 
 
 def playground(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from helpers.engine.files import fingerprint
-from helpers.engine.progress import Progress
+from helpers.engine.progress import Progress, no_bars
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -57,7 +57,8 @@ def write_split(
     path = folder / "data-00000-of-00001.arrow"
     # schema.empty_table() cannot make columns of JSON
     empty = Dataset(pa.Table.from_batches([], schema), fingerprint="none")
-    empty.save_to_disk(folder)
+    with no_bars():
+        empty.save_to_disk(folder)
     with pa.ipc.new_stream(str(path), empty.features.arrow_schema) as stream:
         for batch in batches:
             stream.write_batch(batch)

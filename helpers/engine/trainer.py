@@ -28,6 +28,14 @@ if TYPE_CHECKING:
 COMPLETE = "complete"  # marks a checkpoint that is whole and on the disk
 
 
+class Stopped(KeyboardInterrupt):
+    """A training that was interrupted, and has saved a checkpoint."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython prints in place of a traceback."""
+        return [f"Stopped: {self}"]
+
+
 class ResumableTrainer(Trainer):
     """A Trainer that resumes by itself, and stops at a loss that is not a number.
 
@@ -73,7 +81,7 @@ class ResumableTrainer(Trainer):
             ) from None
         if self.watch.stop:
             step = self.state.global_step
-            raise KeyboardInterrupt(f"saved at step {step}; the same command goes on from there")
+            raise Stopped(f"saved at step {step}; the same cell or command goes on from there")
         return output
 
     def training_step(self, model, inputs, num_items_in_batch=None):

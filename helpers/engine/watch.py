@@ -4,7 +4,8 @@ import time
 
 from transformers import TrainerCallback
 
-from helpers.engine.progress import Progress
+from helpers.engine.panel import Panel
+from helpers.engine.progress import Progress, is_watched
 
 SAVE_EVERY = 60.0  # seconds between two checkpoints
 
@@ -22,16 +23,29 @@ class Watch(TrainerCallback):
         self.tokens_per_epoch, self.seconds, self.tokens = tokens_per_epoch, 0.0, 0.0
         self.stop, self.micro_step = False, 0
         self._bar: Progress | None = None
+        self._panel: Panel | None = None
         self._began = self._saved = self._epoch = 0.0
+
+    def show_panel(self, base_loss: float, part: str) -> None:
+        """Show a panel in place of the bar, where a person has the notebook open.
+
+        Args:
+            base_loss: The loss on the evaluated part before the first step.
+            part: What the training is evaluated on, in a word.
+        """
+        self._panel = Panel(base_loss, part) if is_watched() else None
 
     def saved(self) -> None:
         """Restart the time to the next checkpoint."""
         self._saved = time.perf_counter()
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """Show the progress bar and start the timer."""
-        self._bar = Progress(state.max_steps, "steps")
-        self._bar.resume(state.global_step)
+        """Show the progress and start the timer."""
+        if self._panel:
+            self._panel.begin(state, args.num_train_epochs)
+        else:
+            self._bar = Progress(state.max_steps, "steps")
+            self._bar.resume(state.global_step)
         self._epoch, self.seconds, self.micro_step = state.epoch or 0.0, 0.0, 0
         self._began = self._saved = time.perf_counter()
         if state.best_global_step:  # the folder may have been moved since
@@ -42,9 +56,12 @@ class Watch(TrainerCallback):
         self._began = self._began or time.perf_counter()
 
     def on_step_end(self, args, state, control, **kwargs):
-        """Advance the bar; save and stop if it is time to."""
+        """Show the progress; save and stop if it is time to."""
         self.micro_step = 0
-        self._bar.advance(1, self._note(state))
+        if self._panel is None:
+            self._bar.advance(1, self._note(state))
+        elif self._panel.is_due():
+            self._panel.show(state, self._speed(state), _memory())
         stop, due = self.stop, time.perf_counter() - self._saved > SAVE_EVERY
         if args.world_size > 1:
             due, stop = _in_any_process(due), _in_any_process(stop)
@@ -61,9 +78,15 @@ class Watch(TrainerCallback):
             control.should_evaluate = control.should_save = False
 
     def on_train_end(self, args, state, control, **kwargs):
-        """Remove the bar."""
+        """Remove the bar, or leave the panel as it is now."""
         self._pause(state)
-        self._bar.close()
+        if self._panel is None:
+            self._bar.close()
+            return
+        done = f"Stopped and saved at step {state.global_step:,}: run the cell again to go on"
+        if not self.stop:
+            done = "Done" if state.global_step >= state.max_steps else "Stopped early"
+        self._panel.show(state, self._speed(state), _memory(), done)
 
     @staticmethod
     def _within_epoch(state) -> bool:
@@ -76,17 +99,25 @@ class Watch(TrainerCallback):
             self._began = 0.0
         self.tokens = self.tokens_per_epoch * ((state.epoch or 0.0) - self._epoch)
 
-    def _note(self, state) -> str:
-        import psutil
-        import torch
-
-        last = next((e["loss"] for e in reversed(state.log_history) if "loss" in e), None)
+    def _speed(self, state) -> float:
+        """Tokens per second of this attempt, without evaluations."""
         tokens = self.tokens_per_epoch * ((state.epoch or 0.0) - self._epoch)
         seconds = self.seconds + time.perf_counter() - (self._began or time.perf_counter())
-        cuda = torch.cuda.is_available()
-        used = torch.cuda.max_memory_allocated() if cuda else psutil.Process().memory_info().rss
+        return tokens / max(seconds, 1e-9)
+
+    def _note(self, state) -> str:
+        last = next((e["loss"] for e in reversed(state.log_history) if "loss" in e), None)
         loss = "" if last is None else f"loss {float(last):.2f}, "
-        return f"{loss}{tokens / max(seconds, 1e-9):,.0f} tokens/s, {used / 1e9:.1f} GB"
+        return f"{loss}{self._speed(state):,.0f} tokens/s, {_memory() / 1e9:.1f} GB"
+
+
+def _memory() -> int:
+    """The bytes that the model's device, or else this process, uses."""
+    import psutil
+    import torch
+
+    cuda = torch.cuda.is_available()
+    return torch.cuda.max_memory_allocated() if cuda else psutil.Process().memory_info().rss
 
 
 def _in_any_process(flag: bool) -> bool:
