@@ -1,5 +1,6 @@
 """What the README and docs/ say is true: commands, files, figures, and the three recipes."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -151,7 +152,9 @@ def test_a_recipe_has_at_most_ten_lines(title):
 
 
 def run(*command, cwd):
-    done = subprocess.run([sys.executable, *command], cwd=cwd, capture_output=True, text=True)
+    environment = os.environ | {"PYTHONPATH": str(cwd)}
+    command = [sys.executable, *command]
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr + done.stdout
     return done.stdout
 
@@ -176,11 +179,13 @@ def project(tmp_path_factory):
         file.write_text(changed, encoding="utf-8")
     cells = [nbformat.v4.new_code_cell(source) for source in (first, second)]
     cells[0].metadata.tags = ["parameters"]
-    notebook = nbformat.v4.new_notebook(cells=cells)
+    metadata = {"language_info": {"name": "python"}}
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata=metadata)
     nbformat.write(notebook, root / "notebooks/07_count.ipynb")
     return root
 
 
+@pytest.mark.full
 def test_the_recipes_for_data_model_and_step(project):
     data, model = recipe("A new data set")[0], recipe("A new model")[1]
     run(*data.split()[1:], "--until", "load", cwd=project)
