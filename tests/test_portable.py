@@ -276,7 +276,7 @@ def test_the_imitation_refuses_what_windows_does(windows, tmp_path):
     ]
 
 
-def test_a_whole_run_needs_nothing_that_windows_lacks(windows, tmp_path):
+def test_a_whole_run(windows, tmp_path):
     said = ends(windows(*small_run(tmp_path)))
     assert "ok 01_load" in said and "perplexity" in said and "report" in said
     record = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))

@@ -111,7 +111,7 @@ def name_splits(folder: Path, names: Iterable[str]) -> None:
 
 def _batches(part: "Dataset", bar: Progress) -> Iterator["pa.RecordBatch"]:
     for table in tables(part, 1000):
-        yield from table.to_batches()
+        yield from table.combine_chunks().to_batches()  # selected rows come one by one
         bar.advance(len(table))
 
 

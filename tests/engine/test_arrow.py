@@ -130,3 +130,15 @@ def test_tables_have_all_rows_in_order_however_they_are_sliced(tmp_path, monkeyp
         found = [n for table in tables(dataset, 2) for n in table["n"].to_pylist()]
         assert found == dataset["n"][:]
     assert not len(mapped) or mapped.cache_files
+
+
+def test_a_selection_takes_no_more_room_than_saved_by_the_library(tmp_path):
+    rows = Dataset.from_dict({"text": [f"a text, number {n}" for n in range(3000)]})
+    chosen = DatasetDict({"train": rows.select(range(2999, 0, -2))})
+    save(chosen, tmp_path / "ours")
+    chosen.save_to_disk(tmp_path / "theirs")
+    ours, theirs = (
+        sum(path.stat().st_size for path in (tmp_path / name).rglob("*.arrow"))
+        for name in ("ours", "theirs")
+    )
+    assert ours < 1.1 * theirs

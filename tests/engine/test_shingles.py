@@ -4,7 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.engine.shingles import first_of_group, shingles_of, unique_pairs, words_of
+from helpers.engine.duplicates import first_of_group
+from helpers.engine.shingles import shingles_of, words_of
 
 DOCUMENTS = st.lists(st.lists(st.sampled_from("abcd"), max_size=12).map(" ".join), max_size=8)
 
@@ -23,13 +24,6 @@ def test_two_runs_of_words_are_equal_if_their_hashes_are(documents, width):
     for (_, _, run), found in zip(expected, value.tolist(), strict=True):
         assert runs.setdefault(run, found) == found
     assert len(set(runs.values())) == len(runs)
-
-
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=30))
-def test_pairs_are_counted_once_and_in_order(pairs):
-    document, shingle = np.array(pairs, np.int64).reshape(-1, 2).T
-    found = unique_pairs(document, shingle)
-    assert list(zip(*(part.tolist() for part in found), strict=True)) == sorted(set(pairs))
 
 
 def test_a_group_is_known_by_its_first_document():

@@ -353,7 +353,7 @@ def test_the_record_says_what_the_steps_say(runner, tmp_path):
     lines = {step: more["line"] for event, step, more in said if event == "planned"}
     assert (
         lines["load"] == "stays as it is"
-        and lines["chunk"] == "stays as it is, though block_size 64 → 128"
+        and lines["chunk"] == "stays as it is, though block_size 64 → 256"
     )
     assert lines["train"] == "will be done: --from train; seed 42 → 3"
 
@@ -374,7 +374,7 @@ def test_what_is_done_again_is_said_with_its_reason_before_anything_begins(
     left = dict.fromkeys(("load", "preprocess"), "is skipped")
     after = {s: "will be done: it is made from train" for s in ("evaluate", "infer")}
     changed = {
-        "chunk": "will be done: block_size 128 → 64",
+        "chunk": "will be done: block_size 256 → 64",
         "train": "will be done: it is made from chunk",
     }
     after["evaluate"] = "will be done: it is made from chunk; it is made from train"
