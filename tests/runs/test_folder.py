@@ -430,7 +430,6 @@ def test_the_code_of_a_step_is_what_it_executes(copy):
     ]  # imported by trainer.py
     assert stale_after(append(helpers / "packing.py")) == [
         "chunk",
-        "train",
         "infer",
     ]  # by a function
     names = ["terminal", "report", "run", "sweep", "sweep_file", "comparison", "distributed"]
