@@ -18,6 +18,7 @@ from pathlib import Path
 
 from helpers.engine.files import fingerprint
 from helpers.engine.memory import peak_memory
+from helpers.engine.progress import FILE
 from helpers.errors import ParameterError, RunError
 from helpers.hub.sources import PROJECT
 from helpers.runs.cells import Cells, shell
@@ -25,6 +26,8 @@ from helpers.runs.code import code_fingerprint
 from helpers.runs.folder import FORMAT, NEEDS, Run, hash_of
 from helpers.runs.origins import sources
 from helpers.runs.parameters import RULES, STEPS, check_parameters, folder_of
+from helpers.runs.report import write_if_complete
+from helpers.runs.strip import chosen_run, show_next, show_strip
 
 LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "tokenizers", "numpy")
 
@@ -43,7 +46,8 @@ class Step:
             if why := run.problem(need):
                 first = next(s for s in STEPS if s == name or run.problem(s))
                 command = f"python -m helpers run --run-dir {shlex.quote(run.shown)} --from {first}"
-                raise RunError(f"{name} cannot start: {why}; make it with `{command}`.")
+                notebook = f"{folder_of(first)}.ipynb"
+                raise RunError(f"{name} cannot start: {why}; run {notebook}, or `{command}`.")
         # Of several processes that train together, the first one writes.
         self.first = os.environ.get("RANK", "0") == "0"
         self.scratch, self._finished = run.scratch(name), False
@@ -109,6 +113,9 @@ class Step:
         if self.first:
             self.run.write_metrics()
             self._mention_edited()
+            # a runner writes the report itself, once it has noted how the run ended
+            report = None if FILE in os.environ else write_if_complete(self.run)
+            show_next(self.run, self.name, report)
 
     def abandon(self) -> None:
         """Release the step's lock, and remove what has not been published."""
@@ -198,7 +205,10 @@ def begin(step: str, names: Mapping[str, object]) -> Step:
         raise RunError(
             f"{step} cannot start: {missing[0]} is not set, run the cell tagged `parameters` first."
         )
-    return start_step(step, names["run_dir"], **{name: names[name] for name in RULES[step]})
+    run_dir = chosen_run(names["run_dir"])
+    begun = start_step(step, run_dir, **{name: names[name] for name in RULES[step]})
+    show_strip(begun.run, step, begun.parameters)
+    return begun
 
 
 def start_step(step: str, run_dir: str, **parameters: object) -> Step:
