@@ -42,6 +42,31 @@ def test_most_slides_show_an_output():
     assert sum("{{ output(" in part for part in PARTS) > len(PARTS) / 2
 
 
+PICTURES = {
+    "Six steps",
+    "A number for every token",
+    "How surprised was it?",
+    "It looks back",
+    "Learning: one step",
+    "Documents have all lengths",
+    "Not across a border",
+    "Reading the losses",
+    "Could it be chance?",
+    "What was learned?",
+    "Temperature, top-k, top-p",
+}
+
+
+def test_the_slides_that_should_show_a_picture_do():
+    shown = {
+        slide["title"]
+        for part in PARTS
+        for slide in read_slides(executed(part))
+        if "<svg" in slide["body"]
+    }
+    assert shown == PICTURES
+
+
 class Page(HTMLParser):
     """The ids, the addresses and the elements of a page."""
 
