@@ -58,13 +58,25 @@ def choose_dtype(compute_dtype: str = "auto", folder: Path | None = None) -> str
                 choice.write_text(choose_dtype(), encoding="utf-8")
             compute_dtype = choice.read_text(encoding="utf-8")
     cuda = torch.cuda.is_available()
-    supported = not cuda or torch.cuda.is_bf16_supported()
+    supported = not cuda or torch.cuda.is_bf16_supported(including_emulation=False)
     if compute_dtype == "auto":
         return "bfloat16" if (supported if cuda else bfloat16_is_faster()) else "float32"
     if compute_dtype == "bfloat16" and not supported:
         needed = "this GPU has no bfloat16, use 'float32'"
         raise ParameterError("compute_dtype", compute_dtype, needed)
     return compute_dtype
+
+
+def use_tf32(device: str) -> None:
+    """On a `cuda` device, multiply float32 matrices in TF32 where the GPU has it.
+
+    The argument `tf32` of `TrainingArguments` is an error on GPUs without it, and sets a switch
+    after which torch.compile fails: it reads the older one, and PyTorch refuses a mixture.
+    """
+    import torch
+
+    if device == "cuda":
+        torch.set_float32_matmul_precision("high")  # both switches
 
 
 def peak_share(

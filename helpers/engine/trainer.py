@@ -18,6 +18,7 @@ from transformers import Trainer
 from helpers.engine.arrow import count_tokens
 from helpers.engine.files import flush
 from helpers.engine.memory import keep_memory
+from helpers.engine.speed import use_tf32
 from helpers.engine.watch import Watch
 from helpers.errors import ModelError, ParameterError, RunError
 
@@ -68,6 +69,7 @@ class ResumableTrainer(Trainer):
             )
         self.watch.stop, self.model_wrapped = False, self.model
         keep_memory()
+        use_tf32(self.args.device.type)
         try:
             with self._signals():
                 output = super().train(*args, resume_from_checkpoint=last and str(last), **kwargs)
@@ -233,7 +235,6 @@ def runtime_arguments(
         "save_total_limit": 3,  # the best, the last, and the one that is being written
         "metric_for_best_model": "loss",
         "bf16": dtype == "bfloat16",
-        "tf32": True if cuda else None,
         "use_cpu": not cuda,
         "dataloader_pin_memory": cuda,
         "logging_steps": 10,

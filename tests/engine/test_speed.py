@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import helpers.engine.speed
-from helpers.engine.speed import choose_dtype, peak_share
+from helpers.engine.speed import choose_dtype, peak_share, use_tf32
 from helpers.errors import ParameterError
 from tests.small_models import small
 
@@ -72,10 +72,15 @@ def test_what_auto_was_is_kept_for_a_resumption(product_takes, tmp_path):
     assert choose_dtype("auto") == "float32"
 
 
+def emulated_unless(native):
+    """As PyTorch says it: an older GPU computes in bfloat16 too, slowly."""
+    return lambda including_emulation=True: native or including_emulation
+
+
 @pytest.mark.parametrize("has", [True, False])
 def test_on_a_gpu_bfloat16_is_used_where_it_is(has, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: has)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", emulated_unless(has))
     assert choose_dtype("auto") == ("bfloat16" if has else "float32")
     assert choose_dtype("float32") == "float32"
     if has:
@@ -83,3 +88,24 @@ def test_on_a_gpu_bfloat16_is_used_where_it_is(has, monkeypatch):
     else:
         with pytest.raises(ParameterError, match="compute_dtype is 'bfloat16'.*'float32'"):
             choose_dtype("bfloat16")
+
+
+@pytest.fixture
+def precision_of_products():
+    """What the process had before, afterwards."""
+    before = torch.get_float32_matmul_precision()
+    yield
+    torch.backends.fp32_precision = "none"
+    torch.set_float32_matmul_precision(before)
+
+
+def test_tf32_leaves_both_switches_of_pytorch_alike(precision_of_products):
+    """transformers sets the newer one for a compiled model, torch.compile reads the older one."""
+    use_tf32("cpu")
+    assert torch.get_float32_matmul_precision() == "highest"
+    torch.backends.fp32_precision = "tf32"
+    with pytest.raises(RuntimeError, match="mix of the legacy and new APIs"):
+        torch.get_float32_matmul_precision()
+    use_tf32("cuda")
+    assert torch.get_float32_matmul_precision() == "high"
+    assert torch.backends.cuda.matmul.fp32_precision == "tf32"
