@@ -121,10 +121,12 @@ def _tiles(vocabulary: int, columns: int) -> Iterator[slice]:
 def _targets_in(
     tile: slice, logits: torch.Tensor, targets: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which tokens have their target in a tile of the vocabulary, and in which column of it."""
-    inside = (targets >= tile.start) & (targets < tile.start + logits.shape[1])
-    inside = inside.nonzero()[:, 0]
-    return inside, targets[inside] - tile.start
+    """Whether each token has its target in a tile of the vocabulary: (tokens,), and in which
+    column of it: (tokens, 1), any if it has not. A GPU need not wait for their number.
+    """
+    column = targets - tile.start
+    inside = (column >= 0) & (column < logits.shape[1])
+    return inside, column.clamp(0, logits.shape[1] - 1)[:, None]
 
 
 def _log_sums(
@@ -135,7 +137,7 @@ def _log_sums(
     own = torch.zeros(targets.shape, device=targets.device)
     for tile in _tiles(vocabulary, tile_size(targets.device)[1]):
         logits, inside, column = logits_of(tile)
-        own[inside] = logits[inside, column]
+        own = torch.where(inside, logits.gather(1, column)[:, 0], own)
         most = logits.amax(1)
         # logsumexp in place, since allocating memory is slow
         total = torch.logaddexp(total, logits.sub_(most[:, None]).exp_().sum(1).log_() + most)
@@ -193,7 +195,7 @@ def _add_gradients(hidden, targets, of_hidden, weight, bias, of_weight, of_bias)
     for tile in _tiles(len(weight), columns):
         logits, inside, column = logits_of(tile)
         # the gradient of the logits: the probabilities, less 1 at the target
-        logits.sub_(total[:, None]).exp_()[inside, column] -= 1
+        logits.sub_(total[:, None]).exp_().scatter_add_(1, column, -inside[:, None].float())
         gradient = logits.to(hidden.dtype)
         of_hidden += gradient @ weight[tile]
         if of_weight is not None:
