@@ -3,7 +3,7 @@ PROFILE ?= tiny
 BIN := .venv/bin
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help env run test test-full test-gpu test-peers bench bench-chunking bench-scale bench-perplexity bench-training bench-batch bench-gpu lab wheelhouse notebooks exercises slides check lock clean
+.PHONY: help env run test test-full test-gpu test-peers test-browser bench bench-chunking bench-scale bench-perplexity bench-training bench-batch bench-gpu lab wheelhouse notebooks exercises slides check lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -28,6 +28,12 @@ test-peers: env build/peers  ## our numbers against lm-evaluation-harness, which
 	@PYTHONPATH=build/peers $(BIN)/python -m pytest -q -m peers tests/peers
 
 build/peers: tests/peers/requirements.txt
+	@rm -rf $@ && $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ -r $<
+
+test-browser: env build/browser  ## the notebooks in JupyterLab, in Chromium; screenshots go to build/screenshots
+	@PYTHONPATH=build/browser $(BIN)/python -m pytest -q -m browser tests/browser
+
+build/browser: tests/browser/requirements.txt
 	@rm -rf $@ && $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ -r $<
 
 bench: bench-chunking bench-perplexity bench-training bench-batch  ## speed and memory beside other libraries, into tests/benchmarks/RESULTS.md

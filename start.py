@@ -54,7 +54,8 @@ LONGEST_PATH = 195
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 # What pip says of a package that it cannot get; the second where a constraint names it.
 ABSENT = r"(?:No matching distribution found for|Cannot install) (\S+)"
-QUICK, FULL = "not full and not gpu and not peers", "not gpu and not peers"
+FULL = "not gpu and not peers and not browser"
+QUICK = f"not full and {FULL}"
 TESTS = ["-n", "2", "--dist", "loadfile", "tests", "-m"]
 
 

@@ -347,13 +347,15 @@ def test_jupyterlab_takes_the_settings_for_learners(monkeypatch):
     """Each setting is one that this JupyterLab has, with the value that its schema allows."""
     labapp = pytest.importorskip("jupyterlab.labapp")
     from jsonschema import validate
+    from jupyter_core.paths import jupyter_path
     from jupyterlab_server.settings_utils import get_settings
 
     monkeypatch.setenv("JUPYTER_CONFIG_PATH", str(PROJECT / "workshop" / "jupyter"))
     schemas = Path(labapp.get_app_dir()) / "schemas"
+    extensions = jupyter_path("labextensions")
     file = PROJECT / "workshop" / "jupyter" / "labconfig" / "default_setting_overrides.json"
     for plugin, wanted in json.loads(file.read_text(encoding="utf-8")).items():
-        (found, _) = get_settings("", str(schemas), "", plugin, labextensions_path=[])
+        (found, _) = get_settings("", str(schemas), "", plugin, labextensions_path=extensions)
         validate(wanted, found["schema"])
         for name, value in wanted.items():
             assert found["schema"]["properties"][name]["default"] == value
