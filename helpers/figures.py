@@ -139,7 +139,7 @@ def draw_lines(
     """Named lines over a logarithmic x axis; each line is a pair of x and y values."""
     figure, ax = axes()
     for (name, (x, y)), colour in zip(lines.items(), COLOURS, strict=False):
-        ax.plot(x, y, color=colour, marker="o", label=name)
+        ax.plot(x, y, "o-" if colour == COLOURS[0] else "o--", color=colour, label=name)
     logarithmic(ax, x)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.legend(frameon=False)

@@ -211,6 +211,7 @@ def test_lines_have_names_and_places():
         [[1, 3], [2, 2], [4, 1]],
         [[1, 2], [2, 1], [4, 0.5]],
     ]
+    assert [line.get_linestyle() for line in ax.get_lines()] == ["-", "--"]  # both are seen
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["base", "tuned"]
     assert [t.get_text() for t in ax.get_xticklabels()] == ["1", "2", "4"]
 
