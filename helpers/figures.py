@@ -148,7 +148,7 @@ def draw_lines(
 
 def draw_likeliest(tokens: Sequence[str], probabilities: dict[str, Sequence[float]]) -> "Figure":
     """A horizontal bar for the probability of each token, and under each name."""
-    figure, ax = axes(7, 0.7 + len(tokens) * (0.1 + 0.17 * len(probabilities)))
+    figure, ax = axes(7, 0.7 + len(tokens) * (0.1 + 0.2 * len(probabilities)))
     for bars in _grouped(ax.barh, probabilities):
         ax.bar_label(bars, [f"{bar.get_width():.1%}" for bar in bars], padding=3)
     ax.set_yticks(range(len(tokens)), [_label(token) for token in tokens])
