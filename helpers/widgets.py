@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 
 from helpers.chunking import chunk
 from helpers.engine.blocks import STRATEGIES
+from helpers.engine.page import few_numbers, page
 from helpers.errors import UserError
-from helpers.figures import block_boxes
-from helpers.generation import continue_text
+from helpers.figures import block_boxes, visible
+from helpers.generation import check_prompt, continue_text
+from helpers.models import context_length
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from IPython.display import HTML
     from ipywidgets import Widget
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -48,6 +51,30 @@ def block_size_slider(
         control.observe(draw, "value")
     draw()
     return ipywidgets.VBox([size, strategy, caption, picture])
+
+
+def next_token(
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", prompt: str, **settings: float
+) -> "HTML":
+    """The likeliest tokens after a prompt, as a page with a slider for each knob.
+
+    Args:
+        settings: Where the sliders start: `temperature`, `top_k`, `top_p` and `min_p`.
+    """
+    import torch
+    from IPython.display import HTML
+
+    check_prompt(prompt, 0, tokenizer, context_length(model))
+    with torch.inference_mode():
+        seen = torch.tensor([tokenizer(prompt).input_ids], device=model.device)
+        logits = model(input_ids=seen, use_cache=False).logits[0, -1].float().cpu()
+    order = logits.argsort(descending=True)[:20].tolist()
+    start = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0} | settings
+    tokens = [tokenizer.decode([token]) for token in order]
+    data = {"prompt": prompt, "settings": start, "tokens": tokens, **few_numbers(logits.numpy())}
+    chances = zip(tokens, logits.softmax(-1)[order].tolist(), strict=True)
+    still = ", ".join(f"{visible(token)} {chance:.1%}" for token, chance in chances)
+    return HTML(page("next_token", data, f"The likeliest: {html.escape(still)}."))
 
 
 def playground(

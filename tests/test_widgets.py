@@ -1,10 +1,14 @@
 """The interactive pieces, moved by hand: what they show after each move."""
 
+import json
+
 import ipywidgets
 import pytest
+import torch
 from datasets import Dataset
 
-from helpers.widgets import block_size_slider, playground, quiz
+from helpers.errors import ParameterError
+from helpers.widgets import block_size_slider, next_token, playground, quiz
 
 
 def only(box, kind, description=""):
@@ -82,3 +86,18 @@ def test_no_widget_makes_a_batch_run_wait(make, tokenizer):
     assert not [
         w for key, w in state.items() if key not in before and w["model_name"] == "OutputModel"
     ]
+
+
+def test_the_next_token_page_holds_the_models_logits(tokenizer):
+    from helpers.models import load_model
+
+    model = load_model("embedded")
+    text = next_token(model, tokenizer, "The <b> water", top_k=7).data
+    data = json.loads(text.split('<script type="application/json">')[1].split("</script>")[0])
+    with torch.no_grad():
+        logits = model(torch.tensor([tokenizer("The <b> water").input_ids])).logits[0, -1]
+    assert data["logits"] == pytest.approx(logits.topk(300).values.tolist(), abs=1e-3)
+    assert data["tokens"][0] == tokenizer.decode([int(logits.argmax())])
+    assert data["settings"] == {"temperature": 1.0, "top_k": 7, "top_p": 1.0, "min_p": 0.0}
+    with pytest.raises(ParameterError, match="prompt is ''"):
+        next_token(model, tokenizer, "")

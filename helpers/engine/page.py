@@ -1,0 +1,62 @@
+"""Outputs that a reader moves by hand: HTML with its data and a script, which needs no kernel.
+
+They work in JupyterLab, in a page made by nbconvert, and in a file. Where scripts are removed, as
+on GitHub and in a notebook that JupyterLab does not trust, a still text or picture remains.
+"""
+
+import json
+from importlib.resources import files
+
+import numpy as np
+
+from helpers.engine.svg import NO_MATHEMATICS
+
+PAGES = files("helpers.engine") / "pages"
+# The script's own element is found while it runs; Lab's keys, such as arrows, do not act in it.
+START = """(() => {{
+{code}
+const script = document.currentScript, root = script.parentElement;
+const data = JSON.parse(script.previousElementSibling.textContent);
+root.setAttribute("data-lm-suppress-shortcuts", "true");
+root.querySelector(".still").remove();
+show(root, data);
+}})();"""
+
+
+def source(name: str, ending: str) -> str:
+    """The common file of an ending, `js` or `css`, and after it the one of a page."""
+    found = [PAGES / f"{stem}.{ending}" for stem in ("common", name)]
+    return "".join(path.read_text(encoding="utf-8") for path in found if path.is_file())
+
+
+def page(name: str, data: dict[str, object], still: str) -> str:
+    """The HTML of a page.
+
+    Args:
+        name: Of the script in `pages/`; its function `show` gets the element and the data.
+        data: What the script shows, as JSON.
+        still: HTML that stands there where no script runs.
+    """
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    return (
+        f'<div class="by-hand {NO_MATHEMATICS}"><div class="still">{still}</div>'
+        f"<style>{source(name, 'css')}</style>"
+        f'<script type="application/json">{text}</script>'
+        f"<script>{START.format(code=source(name, 'js'))}</script></div>"
+    )
+
+
+def few_numbers(logits: np.ndarray, single: int = 300) -> dict[str, list]:
+    """The greatest logits one by one, and the rest rounded to tenths, as [value, count] each.
+
+    The size does not grow with the vocabulary. The greatest 300 have nearly all the probability,
+    and rounding changes what the rest has together by less than one part in a thousand.
+
+    Args:
+        logits: Of all tokens: (vocabulary,).
+    """
+    ordered = np.sort(logits.astype(float))[::-1]
+    values, counts = np.unique(ordered[single:].round(1), return_counts=True)
+    rest = np.minimum(values, ordered[:single].min()).round(4).tolist()[::-1]
+    pairs = [list(pair) for pair in zip(rest, counts.tolist()[::-1], strict=True)]
+    return {"logits": ordered[:single].round(4).tolist(), "rest": pairs}

@@ -1,0 +1,96 @@
+"""The pages that are moved by hand: what their scripts compute, and that the HTML holds."""
+
+import json
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from helpers.engine.page import PAGES, few_numbers, page, source
+
+NAMES = sorted(path.name[:-3] for path in PAGES.iterdir() if path.name.endswith(".js"))
+
+
+def run_script(name: str, expression: str, data: object) -> object:
+    """The value of an expression after a page's script; `data` is what it was given."""
+    if not (node := shutil.which("node")):
+        pytest.skip("node is not there to run the scripts of the pages")
+    code = f"{source(name, 'js')}\nconst data = {json.dumps(data)};\n"
+    code += f"console.log(JSON.stringify({expression}));"
+    done = subprocess.run([node, "-"], input=code, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def by_transformers(logits, temperature, top_k, top_p, min_p):
+    """What `generate` draws from, greatest first, without the tokens that it cuts off."""
+    warpers = LogitsProcessorList([TemperatureLogitsWarper(temperature)])
+    if top_k:
+        warpers.append(TopKLogitsWarper(top_k))
+    if top_p < 1:
+        warpers.append(TopPLogitsWarper(top_p))
+    if min_p:
+        warpers.append(MinPLogitsWarper(min_p))
+    shares = warpers(
+        torch.zeros(1, 1, dtype=torch.long), torch.tensor(logits, dtype=torch.float64)[None]
+    )
+    shares = shares[0].softmax(-1).sort(descending=True).values
+    return shares[shares > 0].tolist()
+
+
+SETTINGS = [
+    {"temperature": t, "top_k": k, "top_p": p, "min_p": m}
+    for t in (0.3, 1.0, 1.7)
+    for k in (0, 1, 7, 50)
+    for p in (0.01, 0.5, 0.95, 1.0)
+    for m in (0.0, 0.02, 0.3)
+]
+
+
+def test_the_script_draws_from_what_generate_draws_from():
+    logits = np.sort(np.random.default_rng(4).normal(0, 3, 400))[::-1].tolist()
+    logits[6:9] = [logits[7]] * 3  # equal ones at the border of top_k
+    computed = run_script(
+        "next_token", "data[1].map((s) => drawnFrom(data[0], s))", [logits, SETTINGS]
+    )
+    for setting, shares in zip(SETTINGS, computed, strict=True):
+        expected = by_transformers(logits, **setting)
+        assert len(shares) == len(expected), setting
+        assert shares == pytest.approx(expected, rel=1e-9), setting
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 1.5])
+def test_a_large_vocabulary_in_few_numbers_gives_nearly_the_same(temperature):
+    logits = np.random.default_rng(5).normal(-8, 2.5, 50_000)
+    few = few_numbers(logits)
+    assert len(json.dumps(few)) < 10_000
+    setting = {"temperature": temperature, "top_k": 0, "top_p": 0.9, "min_p": 0.0}
+    given = [few, setting]
+    shares = run_script("next_token", "drawnFrom(allLogits(data[0]), data[1])", given)
+    expected = by_transformers(logits, **setting)
+    assert len(shares) == pytest.approx(len(expected), rel=0.03)
+    assert shares[:300] == pytest.approx(expected[:300], rel=2e-3)
+
+
+def test_few_numbers_counts_every_token_once():
+    few = few_numbers(np.random.default_rng(6).normal(0, 1, 1234))
+    assert len(few["logits"]) + sum(count for _, count in few["rest"]) == 1234
+    values = few["logits"] + [value for value, _ in few["rest"]]
+    assert values == sorted(values, reverse=True)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "common"])
+def test_a_page_cannot_be_ended_by_what_it_shows(name):
+    text = page(name, {"prompt": "</script><b>$x$"}, "<p>still</p>")
+    assert text.count("</script>") == 2 and "mathjax_ignore" in text
+    shown = text.split('<script type="application/json">')[1].split("</script>")[0]
+    assert json.loads(shown) == {"prompt": "</script><b>$x$"}
+    assert "function show(root, data)" in text and "<p>still</p>" in text
