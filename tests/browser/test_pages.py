@@ -10,13 +10,14 @@ NOTEBOOKS = sorted((PROJECT / "notebooks").glob("*.ipynb"))
 EXERCISES = sorted((PROJECT / "workshop" / "exercises").glob("*.ipynb"))
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS + EXERCISES, ids=lambda path: path.stem)
-def test_notebooks_as_pages(notebook, findings, tmp_path):
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("notebook", NOTEBOOKS + EXERCISES, ids=lambda p: p.parent.name + p.stem)
+def test_notebooks_as_pages(notebook, theme, findings, tmp_path):
     from nbconvert import HTMLExporter
 
     page = tmp_path / "page.html"
-    text, _ = HTMLExporter().from_notebook_node(nbformat.read(notebook, as_version=4))
-    page.write_text(text, encoding="utf-8")
+    content = nbformat.read(notebook, as_version=4)
+    page.write_text(HTMLExporter(theme=theme).from_notebook_node(content)[0], encoding="utf-8")
     assert findings(page) == []
 
 
