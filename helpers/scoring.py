@@ -65,11 +65,17 @@ def token_nats(
 def probability(
     model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", prompt: str, text: str
 ) -> float:
-    """The probability that `text` comes next after `prompt`: the product of those of its tokens."""
+    """The probability that `text` comes next after `prompt`: the product of those of its tokens.
+
+    That of an empty text is 1.
+    """
     import torch
 
     before, after = (tokenizer(t, add_special_tokens=False).input_ids for t in (prompt, text))
+    if not after:
+        return 1.0
     ids = torch.tensor([[prefix_token(tokenizer), *before, *after]], device=model.device)
     with torch.inference_mode():
         logits = model(input_ids=ids[:, :-1]).logits[0, -len(after) :].float()
-    return logits.log_softmax(-1).gather(1, ids[0, -len(after) :, None]).sum().exp().item()
+    logs = logits.log_softmax(-1).gather(1, ids[0, -len(after) :, None])
+    return logs.double().sum().exp().item()  # float32 has no numbers below exp(-104)

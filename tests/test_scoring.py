@@ -373,3 +373,16 @@ def test_the_probability_of_a_continuation_is_the_product_over_its_tokens(tokeni
     found = probability(model, tokenizer, "The same", " colour scheme")
     assert found == pytest.approx(product, rel=1e-4)
     assert found < probability(model, tokenizer, "The same", " colour")
+
+
+def test_the_probability_of_no_text_is_one_and_that_of_a_long_one_is_not_zero(tokenizer):
+    model = load_model("embedded")
+    assert probability(model, tokenizer, "The same", "") == 1.0
+    text = " colour scheme, the tenth of a vegetable" * 5
+    ids = torch.tensor([[tokenizer.eos_token_id, *tokenizer("The same" + text).input_ids]])
+    with torch.no_grad():
+        logs = model(ids[:, :-1]).logits[0].double().log_softmax(-1)
+    count = len(tokenizer(text).input_ids)
+    log = logs[range(len(logs)), ids[0, 1:]][-count:].sum().item()
+    assert log < -110
+    assert math.log(probability(model, tokenizer, "The same", text)) == pytest.approx(log, rel=1e-4)
