@@ -189,14 +189,16 @@ def project(tmp_path_factory):
 def test_the_recipes_for_data_model_and_step(project):
     data, model = recipe("A new data set")[0], recipe("A new model")[1]
     run(*data.split()[1:], "--until", "load", cwd=project)
+    record = (project / "runs/mine/01_load/step.json").read_text()
+    assert '"dataset": "mine.jsonl"' in record
     run(*model.split()[1:], "--until", "preprocess", cwd=project)
-    record = (project / "runs/mine/02_preprocess/step.json").read_text()
+    record = (project / "runs/other/02_preprocess/step.json").read_text()
     assert '"model": "models/mine"' in record
     papermill = ("-m", "papermill", "notebooks/07_count.ipynb", "out.ipynb", "-p", "run_dir")
-    run(*papermill, "runs/mine", "-k", "python3", cwd=project)
-    counted = int((project / "runs/mine/07_count/tokens.txt").read_text())
+    run(*papermill, "runs/other", "-k", "python3", cwd=project)
+    counted = int((project / "runs/other/07_count/tokens.txt").read_text())
     assert counted > 40 * 0.8 * 10
-    assert '"part": "train"' in (project / "runs/mine/07_count/step.json").read_text()
+    assert '"part": "train"' in (project / "runs/other/07_count/step.json").read_text()
 
 
 def test_a_profile_as_in_the_recipe_is_understood(tmp_path):
