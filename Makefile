@@ -3,7 +3,7 @@ PROFILE ?= tiny
 BIN := .venv/bin
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help env run test test-full test-gpu test-peers test-browser bench bench-chunking bench-scale bench-perplexity bench-training bench-batch bench-gpu lab wheelhouse notebooks exercises slides check lock clean
+.PHONY: help env run test test-full test-gpu test-peers test-browser bench bench-chunking bench-scale bench-perplexity bench-training bench-batch bench-gpu lab wheelhouse kit notebooks exercises slides check lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -65,6 +65,9 @@ lab:  ## open JupyterLab in work/, copies of the notebooks
 
 wheelhouse:  ## fetch all packages into wheelhouse/ for machines without a network (SYSTEMS="win_amd64 3.12")
 	@$(PYTHON) start.py wheelhouse $(SYSTEMS)
+
+kit:  ## one zip for machines without a network: build/clm-notebooks-kit.zip (KIT_FOR=win_amd64,3.12,smollm2)
+	@$(PYTHON) start.py kit $(KIT_FOR)
 
 notebooks: env  ## execute the notebooks from their defaults, clean and check them, write them in place
 	@$(BIN)/python -m tools.notebooks

@@ -8,6 +8,8 @@
     python start.py env [--dev]        no more than the environment; --dev: with what tests need
     python start.py wheelhouse [SYSTEM ...] [VERSION ...]
                                        fetch all packages, for machines without a network
+    python start.py kit [SYSTEM ...] [VERSION ...]
+                                       one zip with the project and its packages, for a USB stick
 
 On Windows, 'py start.py'. Only Python 3.11 or newer is needed, and nothing besides it.
 """
@@ -434,7 +436,12 @@ def wheelhouse(*names: str) -> int:
     return call(environment(), "-m", "tools.wheelhouse", *names)
 
 
-COMMANDS = {f.__name__: f for f in (lab, reset, run, test, doctor, env, wheelhouse)}
+def kit(*names: str) -> int:
+    """Make one zip of all that a machine without a network needs."""
+    return call(environment(), "-m", "tools.kit", *names)
+
+
+COMMANDS = {f.__name__: f for f in (lab, reset, run, test, doctor, env, wheelhouse, kit)}
 
 
 def main(arguments: list[str]) -> int:

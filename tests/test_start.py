@@ -390,6 +390,7 @@ def test_the_tests_are_the_notebooks_and_then_the_rest(monkeypatch, options, cho
         ("lab", "lab"),
         ("env", "env --dev"),
         ("wheelhouse", "wheelhouse"),
+        ("kit", "kit"),
     ],
 )
 def test_make_calls_start(target, command):

@@ -130,17 +130,24 @@ def fill(tag: str, version: str) -> Path:
     return folder
 
 
-def main(names: list[str]) -> int:
-    """Fill the wheelhouse for every system and every Python that is named."""
+def fill_all(names: list[str]) -> list[Path]:
+    """Fill the wheelhouse for every system and every Python that is named, by default for these.
+
+    Raises:
+        StartError: If a name is neither, or a package cannot be had.
+    """
     here = sysconfig.get_python_version()
     versions = [name for name in names if re.fullmatch(r"3\.\d+", name)] or [here]
     systems = [name for name in names if name not in versions] or [this_system()]
+    for tag in systems:
+        split_tag(tag)
+    return [fill(tag, version) for tag in systems for version in versions]
+
+
+def main(names: list[str]) -> int:
+    """Fill the wheelhouse for what is named."""
     try:
-        for tag in systems:
-            split_tag(tag)
-        for tag in systems:
-            for version in versions:
-                fill(tag, version)
+        fill_all(names)
     except StartError as error:
         print(error, file=sys.stderr)
         return 1

