@@ -3,6 +3,7 @@
 import nbformat
 import pytest
 
+from helpers.runs.report import write_comparison
 from tests import PROJECT
 
 pytestmark = pytest.mark.browser
@@ -19,6 +20,14 @@ def test_notebooks_as_pages(notebook, theme, findings, tmp_path):
     content = nbformat.read(notebook, as_version=4)
     page.write_text(HTMLExporter(theme=theme).from_notebook_node(content)[0], encoding="utf-8")
     assert findings(page) == []
+
+
+def test_a_comparison_that_is_wider_than_the_page(findings, tmp_path):
+    import pandas as pd
+
+    long = {f"train.a_parameter_with_a_long_name_{number}": [1.0, 2.0] for number in range(6)}
+    table = pd.DataFrame({"run": ["a", "b"]} | long | {"perplexity": [40.0, 50.0]})
+    assert findings(write_comparison(table, "Best first.", [], tmp_path / "page.html")) == []
 
 
 def test_a_picture_without_a_text_is_found(findings, tmp_path):
