@@ -185,13 +185,12 @@ class Book:
         self.wait_until_idle()
 
     def save(self) -> Path:
-        """Save the notebook, and wait until it is on the disk."""
-        path = self.lab.folder / self.path
-        before, until = path.stat().st_mtime_ns, time.monotonic() + LONG / 1000
-        self.menu("File", "Save Notebook")
-        while path.stat().st_mtime_ns == before and time.monotonic() < until:
-            self.page.wait_for_timeout(200)
-        return path
+        """Save the notebook, and wait until the server has written it."""
+        with self.page.expect_response(
+            lambda answer: answer.request.method == "PUT" and "api/contents" in answer.url
+        ):
+            self.menu("File", "Save Notebook")
+        return self.lab.folder / self.path
 
     def problems(self) -> list[str]:
         """What a person takes for a fault: errors, red boxes, widgets that are not shown."""
