@@ -1,7 +1,8 @@
 """Make the notebooks of exercises from those of solutions: `make exercises`.
 
 The cells of a solutions notebook are tagged `exercise` (kept), `solution` (left out, but for the
-names that the check needs) and `check` (kept, with a line for the hints).
+names that the check needs) and `check` (kept, with a cell for the hints after it). Of a solution
+with a part between `# solution: …` and `# end`, only that part is left out, and … put in its place.
 """
 
 import ast
@@ -14,23 +15,27 @@ from helpers.hub.sources import PROJECT
 from tools.notebooks import METADATA
 
 SOLUTIONS, EXERCISES = (PROJECT / "workshop" / name for name in ("solutions", "exercises"))
+HIDDEN = re.compile(r"^( *)# solution: (.*)\n(?:.*\n)*?\1# end$", re.M)
 
 
 def make(solutions: NotebookNode) -> NotebookNode:
     """The notebook of exercises that a notebook of solutions gives."""
     notebook = nbformat.v4.new_notebook(metadata=METADATA)
+
+    def add(kind: str, source: str, tags: list[str]) -> None:
+        make_cell = {"code": nbformat.v4.new_code_cell, "markdown": nbformat.v4.new_markdown_cell}
+        metadata = {"tags": tags} if tags else {}
+        name = f"cell-{len(notebook.cells):02d}"
+        notebook.cells.append(make_cell[kind](source, id=name, metadata=metadata))
+
     for number, cell in enumerate(solutions.cells):
         tags, source = cell.metadata.get("tags", []), cell.source
         if "solution" in tags:
             source = _stub(source, _next_check(solutions.cells[number:]))
-        elif "check" in tags:
+        add(cell.cell_type, source, tags)
+        if "check" in tags:
             asked = re.search(r'check\("([\d.]+)"', source)[1]
-            source += f'\n# hint("{asked}")  # without the first #, and again for the next hint'
-        made = (
-            nbformat.v4.new_code_cell if cell.cell_type == "code" else nbformat.v4.new_markdown_cell
-        )
-        metadata = {"tags": tags} if tags else {}
-        notebook.cells.append(made(source, id=f"cell-{number:02d}", metadata=metadata))
+            add("code", f'# hint("{asked}")', ["hint"])
     return notebook
 
 
@@ -40,6 +45,8 @@ def _next_check(cells: list[NotebookNode]) -> str:
 
 def _stub(solution: str, check: str) -> str:
     """What is left of a solution: the functions and names that its check uses, without content."""
+    if HIDDEN.search(solution):
+        return HIDDEN.sub(r"\1\2", solution)
     used = {node.id for node in ast.walk(ast.parse(check)) if isinstance(node, ast.Name)}
     lines, kept = solution.splitlines(), []
     for node in ast.parse(solution).body:
@@ -47,7 +54,7 @@ def _stub(solution: str, check: str) -> str:
             first = node.body[0]
             described = ast.get_docstring(node) is not None
             end = first.end_lineno if described else first.lineno - 1
-            kept.append("\n".join([*lines[node.lineno - 1 : end], "    ..."]))
+            kept.append("\n".join([*lines[node.lineno - 1 : end], "    return ..."]))
         elif isinstance(node, ast.Assign) and {n.id for n in node.targets} & used:
             kept.append(f"{node.targets[0].id} = ...")
     return "\n\n\n".join(kept)

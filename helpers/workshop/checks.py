@@ -49,7 +49,8 @@ def check(number: str, answer: object) -> None:
     problem, state = problem_of(number, answer), _read()
     entry = state.setdefault(number, {"tries": 0, "solved": False, "hints": 0})
     if problem is None:
-        print(f"{number} is right.")
+        remark = _find(number).remark(answer)
+        print(f"{number} is right." + (f" {remark}" if remark else ""))
         entry["solved"] = True
     elif NOTHING_YET in problem:
         print(f"{number}: {problem}")

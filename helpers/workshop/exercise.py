@@ -2,12 +2,16 @@
 
 import copy
 import math
+import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Number
 
 Judge = Callable[[object], "str | None"]  # what is wrong with an answer; None: it is right
 NOTHING_YET = "There is no answer yet: replace the dots."
+NO_RETURN = "It returns nothing. Does it end with `return`? (`print` only shows.)"
+LIMIT = 5.0  # seconds that a call of a learner's function may take
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,8 @@ class Exercise:
         level: `easy`, `middle` or `open`; an open one has many right answers.
         judge: what is wrong with an answer and where to look, never the answer; None if right.
         hints: three, which open one after the other.
+        remark: what is said about an answer that is right but could be better; None if it could
+            not.
     """
 
     number: str
@@ -27,6 +33,7 @@ class Exercise:
     level: str
     judge: Judge
     hints: tuple[str, str, str]
+    remark: Judge = lambda answer: None
 
 
 def by_cases(
@@ -49,10 +56,14 @@ def by_cases(
     def judge(answer: object) -> str | None:
         if not callable(answer):
             return f"{shown(answer)} is not a function: give the function itself, without brackets."
-        given = [_outcome(answer, case, form) for case in cases]
+        given = []
+        for case in cases:
+            given.append(outcome(answer, copy.deepcopy(case), form))
+            if isinstance(given[-1], TimeoutError):
+                return _call(case, given[-1])
         if all(result is None or result is ... for result in given):
-            return f"The function returns nothing. {NOTHING_YET}"
-        expected = [_outcome(right, case) for case in cases]
+            return NOTHING_YET if ... in given else NO_RETURN
+        expected = [outcome(right, copy.deepcopy(case)) for case in cases]
         bad = [i for i in range(len(cases)) if not same(given[i], expected[i])]
         if not bad:
             return None
@@ -62,26 +73,52 @@ def by_cases(
             for where in (tuple(range(len(cases))), (bad[0],))
         }
         said = next((texts[0] for texts in found.values() if texts), look)
-        call = f"For {', '.join(map(shown, cases[bad[0]]))}"
-        result = given[bad[0]]
-        if isinstance(result, Exception):
-            reason = f"{type(result).__name__}: {result}".rstrip(": ")
-            return f"{call} the function stops with {reason}. {said}"
-        return f"{call} the function returns {shown(result)}. {said}"
+        return f"{_call(cases[bad[0]], given[bad[0]])} {said}"
 
     return judge
 
 
+def _call(case: tuple, result: object) -> str:
+    """What a function does for some input, as a sentence."""
+    call = f"For {', '.join(map(shown, case))} the function"
+    return f"{call} {stops(result) or f'returns {shown(result)}.'}"
+
+
+def stops(result: object) -> str | None:
+    """How a call ended that gave no result; None if it gave one."""
+    if isinstance(result, TimeoutError):
+        return f"has not ended after {LIMIT:g} seconds. Does each round of its loop move on?"
+    if isinstance(result, Exception):
+        return f"stops with {type(result).__name__}: {result}".rstrip(": ") + "."
+    return None
+
+
 def _agrees(function: Callable, given: list, cases: Sequence[tuple], where: tuple) -> bool:
-    return all(same(given[i], _outcome(function, cases[i])) for i in where)
+    return all(same(given[i], outcome(function, copy.deepcopy(cases[i]))) for i in where)
 
 
-def _outcome(function: Callable, case: tuple, form: Callable = lambda result: result) -> object:
-    """What a function returns, in plain Python, or the exception that it raises."""
+def outcome(
+    function: Callable, case: tuple, form: Callable[[object], object] = lambda result: result
+) -> object:
+    """What a function returns, in plain Python, or the exception that it raises.
+
+    A function that is still running after `LIMIT` seconds gets a TimeoutError at its next line:
+    by tracing, which works on all systems and in every thread.
+    """
+    before, end = sys.gettrace(), time.monotonic() + LIMIT
+
+    def watch(frame: object, event: str, argument: object) -> Callable:
+        if time.monotonic() > end:
+            raise TimeoutError
+        return watch
+
+    sys.settrace(watch)
     try:
-        return form(plain(function(*copy.deepcopy(case))))
+        return form(plain(function(*case)))
     except Exception as error:
         return error
+    finally:
+        sys.settrace(before)
 
 
 def plain(value: object) -> object:

@@ -5,7 +5,16 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import chain, pairwise
 
-from helpers.workshop.exercise import Exercise, by_cases, plain, shown, softmax
+from helpers.workshop.exercise import (
+    NO_RETURN,
+    NOTHING_YET,
+    Exercise,
+    by_cases,
+    outcome,
+    shown,
+    softmax,
+    stops,
+)
 
 DRAWS = 1500  # so many that two shares of a draw differ by less than CLOSE, by chance
 CLOSE = 0.06
@@ -32,6 +41,11 @@ PAIRS = by_cases(
             "The pairs are turned round: they predict the token before from the one after it.",
         ),
         (
+            lambda ids: [(ids[:i], ids[i]) for i in range(1, len(ids))],
+            "You wrote down all the tokens so far. The model sees them, but here only the last of "
+            "them is asked for.",
+        ),
+        (
             lambda ids: [*_pairs(ids), (ids[-1], ids[0])],
             "The last token is paired with the first one, as `roll` does. Nothing follows it here.",
         ),
@@ -48,7 +62,8 @@ PAIRS = by_cases(
             "A pair is missing at the end. How many pairs do four tokens have?",
         ),
     ],
-    "Look at the shift in notebook 00: each token beside the one that comes next.",
+    "In notebook 00, under “The task: what comes next?”, each line has a token on the right. Which "
+    "token is the last one on its left?",
 )
 
 LOSS = by_cases(
@@ -114,13 +129,13 @@ def _judge_sampler(answer: object) -> str | None:
     found = []
     for logits, temperature in SETTINGS:
         generator = np.random.default_rng(0)
-        call = f"For logits {logits} and temperature {temperature:g}"
-        try:
-            drawn = [plain(answer(list(logits), temperature, generator)) for _ in range(DRAWS)]
-        except Exception as error:
-            return f"{call} the function stops with {type(error).__name__}: {error}."
-        if all(token is None or token is ... for token in drawn):
-            return "The function returns nothing. There is no answer yet: replace the dots."
+        call, drawn = f"For logits {logits} and temperature {temperature:g}", []
+        for _ in range(DRAWS):
+            drawn.append(outcome(answer, (list(logits), temperature, generator)))
+            if drawn[-1] is ... or drawn[-1] is None:
+                return NOTHING_YET if drawn[-1] is ... else NO_RETURN
+            if problem := stops(drawn[-1]):
+                return f"{call} the function {problem}"
         drawn = [t[0] if isinstance(t, list) and len(t) == 1 else t for t in drawn]
         if strange := [t for t in drawn if not isinstance(t, int) or not 0 <= t < len(logits)]:
             return (
@@ -160,8 +175,8 @@ EXERCISES = (
         "easy",
         PAIRS,
         (
-            "Write the four tokens down and draw an arrow from each to the one it helps predict.",
-            "Four tokens give three arrows. Which token has no arrow out, and which has none in?",
+            "Write 5, 9, 2, 7 on paper, and draw an arrow from each token to the one that follows.",
+            "Each arrow is a pair. Which token has no arrow out, and which has none in?",
             "`zip` of a list with the same list from its second item on stops at the shorter one.",
         ),
     ),
@@ -183,9 +198,9 @@ EXERCISES = (
         _judge_sampler,
         (
             "Two parts: make probabilities of the logits, then draw a place by them.",
-            "The temperature divides the logits before softmax: at 2 they come closer together.",
-            "`generator.choice(4, p=…)` draws a place. Or add the probabilities up until they "
-            "exceed `generator.random()`.",
+            "Logits 1 and 0 at temperature 0.5 count as 2 and 0: softmax gives 0.88 and 0.12.",
+            "`generator.random()` is a number between 0 and 1. For the probabilities 0.5, 0.3 and "
+            "0.2, numbers up to 0.5 stand for place 0, up to 0.8 for place 1, up to 1 for place 2.",
         ),
     ),
 )

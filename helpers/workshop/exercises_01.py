@@ -1,6 +1,16 @@
-"""Exercises of notebook 01: counting documents, runs of words, a split that tears no group."""
+"""Exercises of notebook 01: counting documents, finding copies, a split that tears no group."""
 
-from helpers.workshop.exercise import NOTHING_YET, Exercise, by_cases, plain, shown
+from collections.abc import Callable
+
+from helpers.workshop.exercise import (
+    NO_RETURN,
+    NOTHING_YET,
+    Exercise,
+    by_cases,
+    outcome,
+    shown,
+    stops,
+)
 
 PARTS = ("train", "validation", "test")
 
@@ -37,46 +47,85 @@ COUNT = by_cases(
             "These are the empty ones. Count the others.",
         ),
     ],
-    "Look at what `drop_empty` leaves out in notebook 01, and at the names of the parts.",
+    "Which texts of each part have something to read? Count them by hand in the example.",
 )
 
 
-def _runs(text: str, n: int) -> list[str]:
-    words = text.split()
-    return [" ".join(words[i : i + n]) for i in range(len(words) - n + 1)]
+def _copies(
+    train: list[list[str]],
+    test: list[list[str]],
+    size: Callable[[int, int], int] = min,
+    least: Callable[[float], bool] = lambda share: share >= 0.5,
+) -> list[int]:
+    """The places of the test documents that share enough runs with a training document."""
+    return [
+        i
+        for i, one in enumerate(test)
+        if any(least(len({*one} & {*other}) / size(len(one), len(other))) for other in train)
+    ]
 
 
-def _joined(result: object) -> object:
-    """Runs as strings, also where they were given as lists of words."""
-    if not isinstance(result, list):
-        return result
-    return [" ".join(map(str, run)) if isinstance(run, list) else run for run in result]
-
-
-RUNS = by_cases(
-    _runs,
-    [("the sky is blue at noon", 3), ("one two three", 3), ("a b c d e", 2), ("short", 2)],
+COPIES = by_cases(
+    _copies,
     [
         (
-            lambda text, n: _runs(text, n)[:-1],
-            "The last run is missing. How many runs of 3 words do 3 words have?",
+            [["a b", "b c", "c d"], ["x y", "y z"]],
+            [["b c", "c d", "d e", "e f", "f g"], ["p q"], ["y z", "z w", "w v"]],
         ),
+        ([["a b", "b c", "c d"], ["e f", "f g", "g h"]], [["b c", "f g", "k l"], ["a b", "b c"]]),
         (
-            lambda text, n: _runs(text, n)[::n],
-            "The runs do not overlap. One begins at each word that has enough words after it.",
+            [["a b", "b c", "c d", "d e", "e f"], ["w a", "a b", "b c", "c x", "x y"], ["k l"]],
+            [["a b", "b c"]],
         ),
-        (
-            lambda text, n: [" ".join(text.split()[i : i + n]) for i in range(len(text.split()))],
-            "The last runs are too short: they reach beyond the end of the text.",
-        ),
-        (
-            lambda text, n: [text[i : i + n] for i in range(len(text) - n + 1)],
-            "These are runs of letters. Split the text into words first.",
-        ),
-        (lambda text, n: text.split(), "These are single words, whatever n is."),
+        ([["a b", "b c"]], [["c d", "d e"]]),
     ],
-    "Each run has n words and begins one word after the one before it.",
-    _joined,
+    [
+        (
+            lambda train, test: _copies(train, test, lambda one, other: one),
+            "The share is of the test document's runs. If that one is longer than what it copies, "
+            "the share looks small: take the shorter of the two.",
+        ),
+        (
+            lambda train, test: _copies(train, test, lambda one, other: other),
+            "The share is of the training document's runs. Take the shorter of the two.",
+        ),
+        (
+            lambda train, test: _copies(train, test, max),
+            "The share is of the longer document's runs. Take the shorter of the two.",
+        ),
+        (
+            lambda train, test: _copies(train, test, least=lambda share: share > 0.5),
+            "Exactly half is missing: at least half counts.",
+        ),
+        (
+            lambda train, test: _copies(train, test, least=lambda share: share > 0),
+            "One run in common is enough here. A common phrase is no copy.",
+        ),
+        (
+            lambda train, test: _copies([[run for one in train for run in one]], test),
+            "All of `train` was taken as one document. Compare with each document by itself.",
+        ),
+        (
+            lambda train, test: [
+                i for i in range(len(test)) for one in train if _copies([one], [test[i]])
+            ],
+            "A document comes up once for each original. Its place is asked for once.",
+        ),
+        (
+            lambda train, test: _copies(test, train),
+            "These are places in `train`. Which documents of the test part are copies?",
+        ),
+        (
+            lambda train, test: [i in _copies(train, test) for i in range(len(test))],
+            "This is a yes or no for each document. Give the places of those with a yes.",
+        ),
+        (
+            lambda train, test: [test[i] for i in _copies(train, test)],
+            "These are the documents themselves. Give their places in `test`, from 0 on.",
+        ),
+    ],
+    "By hand: how many runs do the two share, and how many has the shorter one?",
+    lambda result: sorted(result) if isinstance(result, set) else result,
 )
 
 GROUPS = [
@@ -92,12 +141,13 @@ def _judge_split(answer: object) -> str | None:
     if not callable(answer):
         return f"{shown(answer)} is not a function: give the function itself, without brackets."
     for groups in GROUPS:
-        try:
-            names = plain(answer(list(groups)))
-        except Exception as error:
-            return f"For {shown(groups)} it stops with {type(error).__name__}: {error}."
-        if names is None or names is ...:
-            return f"The function returns nothing. {NOTHING_YET}"
+        names = outcome(answer, (list(groups),))
+        if names is ... or (isinstance(names, list) and ... in names):
+            return NOTHING_YET
+        if names is None:
+            return NO_RETURN
+        if problem := stops(names):
+            return f"For {shown(groups)} the function {problem}"
         if problem := _problem_of_split(groups, names):
             return f"For {shown(groups)}: {problem}"
     return None
@@ -135,20 +185,21 @@ EXERCISES = (
         "easy",
         COUNT,
         (
-            "A data set is a table of parts. Which parts are there?",
+            "The keys of the dictionary are the parts, its values lists of texts. All parts count.",
             "`splits.values()` gives the lists of texts, one for each part.",
-            "A text without content is empty after `strip()`.",
+            '`" \\n".strip()` is `""`. What is `bool("")`, and what `bool("Why?")`?',
         ),
     ),
     Exercise(
         "1.2",
-        "Runs of words",
+        "Copies in the test part",
         "middle",
-        RUNS,
+        COPIES,
         (
-            "List by hand the runs of 2 words in `a b c d e`. How many are there?",
-            "A slice `words[i : i + n]` is a run. At which i does the last one begin?",
-            "The last run begins at `len(words) - n`, and `range` leaves its end out.",
+            "First compare two documents: which runs do they share, and which is shorter?",
+            "`set(one) & set(other)` holds the runs that both have.",
+            "Documents of 3 and 5 runs that share 2: that is 2 of 3, so the longer one may be a "
+            "copy with additions. One document like that is enough.",
         ),
     ),
     Exercise(
@@ -157,9 +208,11 @@ EXERCISES = (
         "open",
         _judge_split,
         (
-            "First decide which part a group goes to; a document then goes where its group goes.",
-            "Go through the groups, and fill `test`, then `validation`, up to the size you aim at.",
-            "Skip a group that would make a part too large: the next one may fit.",
+            "How many documents should `test` get at most? `filled` says how many it has so far.",
+            "A part has room for a group if the documents of both are not more than it should get. "
+            "What has room in neither of the small parts goes to the third.",
+            "Of 20 documents a part may aim at 4. With 2 so far, a group of 3 has no room, and a "
+            "group of 1 that comes later has.",
         ),
     ),
 )

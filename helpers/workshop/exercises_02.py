@@ -6,25 +6,47 @@ from helpers.hub.sources import EMBEDDED
 from helpers.workshop.exercise import Exercise, by_cases, plain, shown
 
 BYTES = by_cases(
-    lambda text, ids: len(text.encode()) / len(ids),
-    [("100 °C – “hot”", [5, 17, 3, 8, 2, 9]), ("Über", [12, 7, 4]), ("tea", [6, 1])],
+    lambda tokens: len("".join(tokens).encode()) / len(tokens),
+    [
+        (["It", " is", " 100", " °", "C", "."],),
+        ([" the", " old", " the", "Ü", "ber"],),
+        (["tea", " time"],),
+    ],
     [
         (
-            lambda text, ids: len(text) / len(ids),
-            "Letters were counted. A letter outside ASCII, such as ° or Ü, has several bytes.",
+            lambda tokens: len("".join(tokens)) / len(tokens),
+            "Characters were counted. One outside ASCII, such as ° or Ü, has several bytes.",
         ),
         (
-            lambda text, ids: len(ids) / len(text.encode()),
+            lambda tokens: len(tokens) / len("".join(tokens).encode()),
             "These are tokens per byte: the fraction is upside down.",
         ),
         (
-            lambda text, ids: len(text.split()) / len(ids),
+            lambda tokens: len("".join(tokens).replace(" ", "").encode()) / len(tokens),
+            "The spaces are not counted. A space belongs to its token, and is a byte.",
+        ),
+        (
+            lambda tokens: len("".join({*tokens}).encode()) / len({*tokens}),
+            "A token that comes twice was counted once. The text has it twice.",
+        ),
+        (
+            lambda tokens: len("".join(tokens).split()) / len(tokens),
             "These are words per token. Bytes are what `encode` gives.",
         ),
-        (lambda text, ids: 8 * len(text.encode()) / len(ids), "These are bits: a byte has eight."),
-        (lambda text, ids: len(text.encode()), "This is the size of the text, for all tokens."),
+        (
+            lambda tokens: 8 * len("".join(tokens).encode()) / len(tokens),
+            "These are bits: a byte has eight.",
+        ),
+        (
+            lambda tokens: len("".join(tokens).encode()),
+            "This is the size of the text, for all tokens.",
+        ),
+        (
+            lambda tokens: [len(token.encode()) for token in tokens],
+            "These are the bytes of each token. What is their mean?",
+        ),
     ],
-    "Look at how notebook 02 computes the size of a text, and what it divides by.",
+    "How many bytes has the text that these tokens make up?",
 )
 
 
@@ -79,7 +101,11 @@ MERGE = by_cases(
         (["th", "e"], ("t", "h")),
     ],
     [
-        (_merge_once, "Only the first occurrence is merged. BPE merges every one of them."),
+        (
+            _merge_once,
+            "Only the first occurrence is merged. Here all at once; `split_word` comes back for "
+            "the rest in its next round.",
+        ),
         (
             _merge_keeping,
             "The second token of the pair is still there: after a merge, go on two places further.",
@@ -117,7 +143,7 @@ def _judge_texts(answer: object) -> str | None:
     for text in answer:
         if not SHORTEST <= len(text) <= LONGEST:
             return (
-                f"{shown(text)} has {len(text)} letters; between {SHORTEST} and {LONGEST} make "
+                f"{shown(text)} has {len(text)} characters; between {SHORTEST} and {LONGEST} make "
                 "the two comparable."
             )
     few, many = (len(_tokenizer().encode(text).ids) for text in answer)
@@ -139,8 +165,8 @@ EXERCISES = (
         BYTES,
         (
             "A text on the disk consists of bytes. How many does `°` take?",
-            "`text.encode()` gives the bytes in UTF-8, and `len` counts them.",
-            "“Per token” says what to divide by.",
+            '`len("°".encode())` is 2: `encode` gives the bytes in UTF-8, and `len` counts them.',
+            '`["tea", " time"]` are 8 bytes in 2 tokens, so 4 per token.',
         ),
     ),
     Exercise(

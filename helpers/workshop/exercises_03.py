@@ -1,9 +1,17 @@
-"""Exercises of notebook 03: how many blocks, a chunker, packing."""
+"""Exercises of notebook 03: how many blocks, blocks of one document each, packing."""
 
 from collections import Counter
-from itertools import chain
+from collections.abc import Callable
 
-from helpers.workshop.exercise import NOTHING_YET, Exercise, by_cases, plain, shown
+from helpers.workshop.exercise import (
+    NO_RETURN,
+    NOTHING_YET,
+    Exercise,
+    by_cases,
+    outcome,
+    shown,
+    stops,
+)
 
 
 def _blocks(lengths: list[int], size: int, separators: int | None = None) -> tuple[int, int]:
@@ -59,47 +67,57 @@ def _cut(ids: list[int], size: int) -> list[list[int]]:
 
 
 def _chunk(documents: list[list[int]], size: int, eos: int) -> list[list[int]]:
-    return _cut([i for ids in documents for i in [*ids, eos]], size)
+    return [block for ids in documents for block in _cut([*ids, eos], size)]
 
 
 CHUNK = by_cases(
     _chunk,
     [
         ([[5, 6, 7, 8, 9], [4, 3], [2]], 4, 0),
-        ([[5, 6, 7], [8, 9, 5]], 4, 0),
+        ([[5, 6, 7, 9], [8, 9, 5]], 4, 0),
         ([[7, 7, 7, 7, 7, 7]], 3, 1),
     ],
     [
         (
+            lambda d, size, eos: _cut([i for ids in d for i in [*ids, eos]], size),
+            "All documents are laid end to end, as `cut` does, so a block holds the end of one and "
+            "the start of the next.",
+        ),
+        (
             lambda d, size, eos: [b for b in _chunk(d, size, eos) if len(b) == size],
-            "The tail is dropped: the last, shorter block is missing.",
+            "The shorter blocks are missing. Each document may have one, at its end.",
         ),
         (
-            lambda d, size, eos: _cut([*chain(*d)], size),
-            "There is no end-of-text between documents: the model would never learn to stop.",
+            lambda d, size, eos: [b for ids in d for b in _cut(ids, size)],
+            "There is no end-of-text after the documents: the model would never learn to stop.",
         ),
         (
-            lambda d, size, eos: _cut([i for ids in d for i in [eos, *ids]], size),
+            lambda d, size, eos: [b for ids in d for b in _cut([eos, *ids], size)],
             "End-of-text stands before each document. It belongs after it.",
-        ),
-        (
-            lambda d, size, eos: _cut([i for ids in d for i in [*ids, eos]][:-1], size),
-            "The last document has no end-of-text. It ends like the others.",
-        ),
-        (
-            lambda d, size, eos: [b for ids in d for b in _cut([*ids, eos], size)],
-            "Each document is cut by itself. Lay all of them end to end first.",
-        ),
-        (
-            lambda d, size, eos: [b for b in _cut([*chain(*d)], size) if len(b) == size],
-            "This is the usual function: it has no end-of-text, and drops the tail.",
         ),
         (
             lambda d, size, eos: [[*b, eos] for ids in d for b in _cut(ids, size)],
             "End-of-text follows each block here. It follows each document.",
         ),
+        (
+            lambda d, size, eos: [[*ids, eos][:size] for ids in d],
+            "There is one block for each document, and what is beyond it is lost.",
+        ),
+        (
+            lambda d, size, eos: [[*ids, eos] for ids in d],
+            "Nothing is cut: a long document takes several blocks.",
+        ),
+        (
+            lambda d, size, eos: [b + [eos] * (size - len(b)) for b in _chunk(d, size, eos)],
+            "Short blocks were filled up. Here they stay short.",
+        ),
+        (
+            lambda d, size, eos: [_cut([*ids, eos], size) for ids in d],
+            "There is a list for each document. One list holds all blocks.",
+        ),
     ],
-    "Two steps: one long list with end-of-text after each document, then slices of it.",
+    "Take one document with its end-of-text. Which blocks does it give, and where does the next "
+    "one begin?",
 )
 
 ROOM = 16
@@ -112,12 +130,11 @@ def _judge_packing(answer: object) -> str | None:
         return f"{shown(answer)} is not a function: give the function itself, without brackets."
     for lengths, fewest in PACKINGS:
         call = f"For documents of {lengths} tokens and blocks of {ROOM}"
-        try:
-            blocks = plain(answer(list(lengths), ROOM))
-        except Exception as error:
-            return f"{call} it stops with {type(error).__name__}: {error}."
-        if blocks is None or blocks is ...:
-            return f"The function returns nothing. {NOTHING_YET}"
+        blocks = outcome(answer, (list(lengths), ROOM))
+        if blocks is ... or blocks is None:
+            return NOTHING_YET if blocks is ... else NO_RETURN
+        if problem := stops(blocks):
+            return f"{call} the function {problem}"
         if problem := _problem_of_packing(blocks, lengths, fewest):
             return f"{call}: {problem}"
     return None
@@ -144,11 +161,19 @@ def _problem_of_packing(blocks: object, lengths: list[int], fewest: int) -> str 
                 f"the block {block} is too full once each document has its end-of-text token "
                 "after it."
             )
-    if len(blocks) > fewest:
+    if len(blocks) > fewest + 1:
         return (
-            f"it takes {len(blocks)} blocks, and fewer are enough. Is there an earlier block with "
-            "room, and which documents are hardest to place?"
+            f"it takes {len(blocks)} blocks, where {fewest} can be done and {fewest + 1} will do. "
+            "Is there an earlier block with room, and which documents are hardest to place?"
         )
+    return None
+
+
+def _remark(answer: Callable) -> str | None:
+    """Which of the lists of documents a right answer packs into a block more than needed."""
+    for lengths, fewest in PACKINGS:
+        if len(outcome(answer, (list(lengths), ROOM))) > fewest:
+            return f"{shown(lengths)} takes one block more than the {fewest} that can be done."
     return None
 
 
@@ -166,13 +191,16 @@ EXERCISES = (
     ),
     Exercise(
         "3.2",
-        "A chunker",
+        "Blocks of one document each",
         "middle",
         CHUNK,
         (
-            "First make one long list: for each document its tokens, then end-of-text.",
-            "Then take slices `ids[i : i + block_size]` for i = 0, block_size, 2 · block_size, …",
-            "A slice that reaches beyond the end is shorter, and that is the last block.",
+            "In notebook 03, `cut` lays all documents end to end, then cuts. What changes, if each "
+            "document is cut by itself?",
+            "By hand, in blocks of 2, with 0 as end-of-text: [5, 6, 7] and [8, 9] give four "
+            "blocks, the last of them [0].",
+            "With its end-of-text, a document of 7 tokens has 8: in blocks of 3, that is 3, 3 "
+            "and 2.",
         ),
     ),
     Exercise(
@@ -185,5 +213,6 @@ EXERCISES = (
             "Look through all blocks that have been begun, not only the last one.",
             "Place the longest documents first; short ones fit into what is left.",
         ),
+        _remark,
     ),
 )

@@ -17,12 +17,17 @@ def _labels(ids: list[int], length: int) -> list[int]:
 
 LABELS = by_cases(
     _labels,
-    [([5, 9, 1, 7, 3, 1, 1, 1], 6), ([4, 1, 1], 2), ([8, 6, 4, 1], 4)],
+    [([5, 9, 7, 3, 1, 1, 1], 5), ([4, 1, 1], 2), ([8, 6, 4, 1], 4)],
     [
         (
             lambda ids, length: [IGNORED if i == END else i for i in ids],
             "Every end-of-text token is masked, also the real ones, so the model never learns to "
             "stop. Mask by place, not by value.",
+        ),
+        (
+            lambda ids, length: [IGNORED, *_labels(ids, length)[1:]],
+            "You hid the first token, as `collate` does. In a row of one document the model never "
+            "uses that label, so it may stay: only padding is hidden here.",
         ),
         (lambda ids, length: list(ids), "Nothing is masked: padding is not to be learned."),
         (
@@ -43,7 +48,7 @@ LABELS = by_cases(
         ),
         (lambda ids, length: ids[:length], "The row is cut off. Labels are as long as the ids."),
     ],
-    "Look at `collate` in notebook 03: which places have a label, and which have −100?",
+    "Count the places of the row that are real. Which labels have the places after them?",
 )
 
 
@@ -87,6 +92,19 @@ STEP = by_cases(
 )
 
 
+SPEED = "It changes how fast or in how much memory the model is trained, not how good it becomes."
+NO_BETTER = {  # parameters that make no model better, and what they do
+    "seed": "It changes chance alone: two seeds show how much luck there is, not what is better.",
+    "sample_prompt": "The model continues it on the way; no weight depends on it.",
+    "report_to": "It says where the losses are written; no weight depends on it.",
+    "merge_lora": "It says how adapters are saved; no weight depends on it.",
+    "compute_dtype": SPEED,
+    "gradient_checkpointing": SPEED,
+    "torch_compile": SPEED,
+    "fsdp": SPEED,
+}
+
+
 def _judge_experiment(answer: object) -> str | None:
     """Look whether a run changes one thing, and has a folder of its own."""
     answer = plain(answer)
@@ -112,6 +130,8 @@ def _judge_experiment(answer: object) -> str | None:
     changed = [name for name, value in settings.items() if value != RULES["train"][name].default]
     if not changed:
         return "Nothing differs from the defaults, so there is nothing to find out."
+    if set(changed) <= set(NO_BETTER):
+        return f"You change `{changed[0]}`. {NO_BETTER[changed[0]]}"
     if len(changed) > 1:
         return (
             f"{' and '.join(changed)} are changed at once. If the loss moves, which of them was it?"
@@ -139,7 +159,8 @@ EXERCISES = (
         (
             "Which logit should go up, and which should go down?",
             "Softmax gives p. The gradient is p for every token, and p − 1 for the target.",
-            "New logits are the old ones, less the rate times the gradient.",
+            "Logits 0 and 0, target the first: p is ½ and ½, the gradient −½ and ½. At a rate of "
+            "0.2 the logits become 0.1 and −0.1.",
         ),
     ),
     Exercise(

@@ -1,6 +1,7 @@
-"""Exercises of notebook 05: perplexity of documents, bits per byte, what may be compared."""
+"""Exercises of notebook 05: perplexity of documents, two tokenizers, what may be compared."""
 
 import math
+from collections.abc import Callable
 
 from helpers.workshop.exercise import Exercise, by_cases
 
@@ -13,78 +14,142 @@ def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
+def _by_losses(losses: list[float], tokens: list[int]) -> float:
+    return _perplexity([a * n for a, n in zip(losses, tokens, strict=True)], tokens)
+
+
 PERPLEXITY = by_cases(
-    _perplexity,
-    [([60.0, 5.0], [20, 5]), ([12.0, 30.0, 2.0], [4, 20, 1]), ([9.0], [3])],
+    _by_losses,
+    [([3.0, 1.0], [20, 5]), ([3.0, 1.5, 2.0], [4, 20, 1]), ([3.0], [3])],
     [
         (
-            lambda nats, tokens: _mean(
-                [math.exp(n / t) for n, t in zip(nats, tokens, strict=True)]
-            ),
+            lambda losses, tokens: _mean([math.exp(loss) for loss in losses]),
             "This is the mean of the documents' perplexities: a short odd document counts as much "
             "as a long one, and a high value counts most.",
         ),
         (
-            lambda nats, tokens: math.exp(
-                _mean([n / t for n, t in zip(nats, tokens, strict=True)])
-            ),
+            lambda losses, tokens: math.exp(_mean(losses)),
             "This is a mean of means. Each token should count the same, not each document.",
         ),
         (
-            lambda nats, tokens: sum(nats) / sum(tokens),
+            lambda losses, tokens: math.log(_by_losses(losses, tokens)),
             "This is the loss. Perplexity is one step further.",
         ),
         (
-            lambda nats, tokens: 2 ** (sum(nats) / sum(tokens)),
+            lambda losses, tokens: 2 ** math.log(_by_losses(losses, tokens)),
             "This is 2 to the power of the loss, which is right for bits. These are nats.",
         ),
         (
-            lambda nats, tokens: math.exp(_mean(nats)),
-            "The nats are divided by the number of documents. Divide by that of the tokens.",
+            lambda losses, tokens: _by_losses([math.exp(loss) for loss in losses], tokens),
+            "exp was taken twice.",
         ),
         (
-            lambda nats, tokens: math.exp(sum(tokens) / sum(nats)),
-            "The fraction is upside down: it is nats per token.",
+            lambda losses, tokens: math.log(
+                _by_losses([math.exp(loss) for loss in losses], tokens)
+            ),
+            "Perplexities were averaged, by tokens. Average the losses, and take exp at the end.",
+        ),
+        (
+            lambda losses, tokens: math.exp(sum(losses) / sum(tokens)),
+            "The losses are per token already. How many nats has a document in all?",
+        ),
+        (
+            lambda losses, tokens: math.exp(
+                _mean([a * n for a, n in zip(losses, tokens, strict=True)])
+            ),
+            "The nats are divided by the number of documents. How many tokens share them?",
         ),
     ],
-    "Add up the nats, count the tokens, and divide once.",
+    "How much should a document of 20 tokens count beside one of 5?",
 )
 
+Model = tuple[float, int]  # the loss in nats per token, and the number of tokens
 
-def _bits_per_byte(nats: float, text: str) -> float:
-    return nats / math.log(2) / len(text.encode())
+
+def _bits_per_byte(text: str, model: Model) -> float:
+    return math.prod(model) / math.log(2) / len(text.encode())
+
+
+def _better(
+    text: str,
+    first: Model,
+    second: Model,
+    unit: Callable[[str, Model], float] = _bits_per_byte,
+    by: Callable[[str, Model], float] | None = None,
+) -> tuple[int, float]:
+    """Which model is better, 0 or 1, and its number, by default in bits per byte."""
+    models = (first, second)
+    place = min((0, 1), key=lambda i: (by or unit)(text, models[i]))
+    return place, unit(text, models[place])
+
+
+def _with(**mistake: Callable) -> Callable:
+    return lambda text, first, second: _better(text, first, second, **mistake)
 
 
 BITS = by_cases(
-    _bits_per_byte,
-    [(40.0, "Water boils at 100 °C."), (12.5, "Über"), (6.0, "tea")],
+    _better,
+    [
+        ("Water boils at 100 °C.", (3.0, 9), (2.0, 15)),
+        ("Über", (2.5, 4), (3.0, 3)),
+        ("tea", (3.0, 2), (1.5, 3)),
+    ],
     [
         (
-            lambda nats, text: nats / len(text.encode()),
+            _with(by=lambda text, model: model[0]),
+            "The model was chosen by the loss per token. Who cuts a text into more tokens has "
+            "easier ones: compare what the whole text takes.",
+        ),
+        (
+            _with(by=lambda text, model: model[1]),
+            "The model with fewer tokens was chosen. That says how the text is cut, not how well "
+            "it is predicted.",
+        ),
+        (
+            _with(by=lambda text, model: -_bits_per_byte(text, model)),
+            "The model with more bits per byte was chosen. Bits count surprise.",
+        ),
+        (
+            _with(unit=lambda text, model: math.prod(model) / len(text.encode())),
             "These are nats per byte. How many nats does a bit have?",
         ),
         (
-            lambda nats, text: nats * math.log(2) / len(text.encode()),
+            _with(unit=lambda text, model: math.prod(model) * math.log(2) / len(text.encode())),
             "Nats were multiplied by ln 2. A bit is smaller than a nat, so there are more of them.",
         ),
         (
-            lambda nats, text: nats / math.log(2) / len(text),
-            "These are bits per letter. Letters outside ASCII have several bytes.",
+            _with(unit=lambda text, model: math.prod(model) / math.log(2) / len(text)),
+            "These are bits per character. One outside ASCII has several bytes.",
         ),
         (
-            lambda nats, text: nats / math.log(2) / len(text.split()),
-            "These are bits per word.",
+            _with(unit=lambda text, model: model[0] / math.log(2)),
+            "These are bits per token. Take all tokens of the text, then its bytes.",
         ),
         (
-            lambda nats, text: nats / math.log(2),
+            _with(unit=lambda text, model: model[0] / math.log(2) / len(text.encode())),
+            "The loss is that of one token. How many nats has the whole text?",
+        ),
+        (
+            _with(unit=lambda text, model: math.prod(model) / math.log(2)),
             "These are the bits of the whole text.",
         ),
         (
-            lambda nats, text: math.log2(nats) / len(text.encode()),
-            "The logarithm was taken of the nats. They are a logarithm already: change its base.",
+            lambda text, first, second: _better(text, first, second)[0],
+            "That is which model, without its bits per byte: return two numbers.",
+        ),
+        (
+            lambda text, first, second: _better(text, first, second)[1],
+            "That is a number of bits, without which model has it: return two numbers.",
+        ),
+        (
+            lambda text, first, second: (
+                _bits_per_byte(text, first),
+                _bits_per_byte(text, second),
+            ),
+            "These are the bits per byte of both. Which of the models is better?",
         ),
     ],
-    "Two things change: the unit, from nats to bits, and what they are counted by.",
+    "From the loss of a token to the nats of the text, then to bits, then per byte.",
 )
 
 RESULT = {"documents": ["a", "b"], "nats": [60.0, 5.0], "tokens": [20, 5], "context": 256}
@@ -168,20 +233,20 @@ EXERCISES = (
         "easy",
         PERPLEXITY,
         (
-            "How many nats are there in all, and how many tokens?",
-            "Their ratio is the loss per token, in which each token counts once.",
-            "`math.exp` of the loss is the perplexity.",
+            "A loss of 3 nats per token, on 20 tokens: how many nats is that in all?",
+            "Losses of 2 and 4 on 30 and 10 tokens are 100 nats on 40 tokens, so 2.5 per token.",
+            "A loss of 0 is a perplexity of 1, and a loss of 0.69 one of 2.",
         ),
     ),
     Exercise(
         "5.2",
-        "Bits per byte",
+        "Two tokenizers, by bits per byte",
         "middle",
         BITS,
         (
-            "A fair coin has 1 bit, and −log ½ = ln 2 = 0.69 nats.",
-            "Divide the nats by `math.log(2)`.",
-            "`len(text.encode())` counts bytes.",
+            "How many nats of surprise does the whole text have for each model?",
+            "A fair coin has 1 bit, and −log ½ = ln 2 = 0.69 nats: 6.9 nats are 10 bits.",
+            "A loss of 2 on 12 tokens is 24 nats, or 34.6 bits; on 20 bytes that is 1.73 each.",
         ),
     ),
     Exercise(
@@ -191,8 +256,9 @@ EXERCISES = (
         COMPARISON,
         (
             "What would make one of two equally good models look better?",
-            "Compare the documents, the numbers of tokens, and the contexts.",
-            "Where all three agree, return the second perplexity divided by the first.",
+            "60 nats are 3 per token on 20 tokens, and 2 on 30. Is a model better whose tokenizer "
+            "cuts the same text into 30?",
+            "Losses of 2.6 and 2.2 nats per token: the second perplexity is 0.67 times the first.",
         ),
     ),
 )

@@ -177,7 +177,8 @@ EXERCISES = (
         (
             "What happens to the differences of the logits if they are divided by 0.5?",
             "Softmax: `exp` of each, divided by the sum of all.",
-            "For 0, write 1.0 at the place of the highest logit and 0.0 elsewhere.",
+            "Logits 3 and 1 count as 300 and 100 at temperature 0.01, and as 30,000 and 10,000 at "
+            "0.0001. What does softmax make of such distances?",
         ),
     ),
     Exercise(
@@ -199,7 +200,8 @@ EXERCISES = (
         (
             "Begin with top_k alone: how many tokens may be drawn?",
             "A higher temperature takes probability from the likeliest token.",
-            "Two functions of yours, from 6.1 and 6.2, compute what the settings give: try some.",
+            "With top_k = 4 the likeliest token has 0.58 at temperature 1 and 0.35 at 3. Your "
+            "`soften` of 6.1 computes such numbers, from the four highest logits.",
         ),
     ),
 )

@@ -5,7 +5,7 @@ import pytest
 
 from helpers.workshop import checks
 from tools import exercises
-from tools.exercises import EXERCISES, SOLUTIONS, make, text_of
+from tools.exercises import EXERCISES, HIDDEN, SOLUTIONS, make, text_of
 
 NAMES = sorted(path.name for path in SOLUTIONS.glob("*.ipynb"))
 
@@ -55,6 +55,8 @@ def test_a_second_time_changes_nothing(tmp_path, monkeypatch):
 def test_no_line_of_a_solution_is_left(name):
     text = "\n".join(cells(EXERCISES / name, "solution"))
     for source in cells(SOLUTIONS / name, "solution"):
+        left_out = HIDDEN.search(source)  # where the rest of a solution is handed out
+        source = left_out[0] if left_out else source
         lines = [line for line in source.splitlines() if not line.startswith(("def ", '    """'))]
         assert not [line for line in lines if line.strip() and line in text.splitlines()]
 
@@ -85,3 +87,18 @@ def test_exercises_without_answers_run(name, state, capsys):
     execute(EXERCISES / name)
     printed = capsys.readouterr().out
     assert printed.count(checks.NOTHING_YET) == 3 and "is right" not in printed, printed
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_hints_have_a_cell_of_their_own_after_each_check(name):
+    sources = [cell.source for cell in nbformat.read(EXERCISES / name, as_version=4).cells]
+    for check in cells(EXERCISES / name, "check"):
+        number = check.split('"')[1]
+        assert "hint" not in check
+        assert sources[sources.index(check) + 1] == f'# hint("{number}")'
+
+
+def test_a_loop_is_handed_out_with_a_part_missing():
+    [source] = [one for one in cells(EXERCISES / "01_load.ipynb", "solution") if "deal" in one]
+    assert "        part = ...\n        part_of[group] = part\n" in source
+    assert "solution:" not in source and "# end" not in source

@@ -4,16 +4,20 @@ import itertools
 import json
 import math
 import random
+import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 
+from helpers.chunking import chunk
 from helpers.errors import UserError
-from helpers.workshop import checks
+from helpers.workshop import checks, exercise
 from helpers.workshop.checks import EXERCISES, check, hint, problem_of, progress
-from helpers.workshop.exercise import by_cases, same
+from helpers.workshop.exercise import LIMIT, NO_RETURN, NOTHING_YET, by_cases, same
 
 
 def merge_by_text(tokens, pair):
@@ -106,6 +110,55 @@ def blocks_of(documents, size):
     return [row.tolist() for row in np.split(ids, range(size, len(ids), size))]
 
 
+def alone(documents, size, eos):
+    """Blocks of one document each, token by token."""
+    blocks = []
+    for ids in documents:
+        room = 0
+        for i in [*ids, eos]:
+            if not room:
+                blocks.append([])
+                room = size
+            blocks[-1].append(i)
+            room -= 1
+    return blocks
+
+
+def by_helper(documents, size, eos):
+    small = Dataset.from_dict({"input_ids": documents})
+    return chunk(small, size, eos, "document", position_ids=False)[0]["input_ids"][:]
+
+
+def copies(train, test, least=0.5, of=min):
+    """By a table of shares, a row for each test document."""
+    shares = [[len(set(a) & set(b)) / of(len(a), len(b)) for b in train] for a in test]
+    return np.flatnonzero(np.max(shares, axis=1) >= least)
+
+
+def over_tokens(losses, tokens):
+    return np.exp(np.average(losses, weights=tokens))
+
+
+LN_2 = math.log(2)
+
+
+def better(text, *models, size=lambda text: len(bytes(text, "utf-8")), bit=LN_2):
+    bits = np.array([loss * tokens / bit / size(text) for loss, tokens in models])
+    return int(bits.argmin()), bits.min()
+
+
+def group_by_group(groups):
+    """The loop of the exercise, with the part that has fewest of its share."""
+    part_of, filled = {}, {"test": 0, "validation": 0, "train": 0}
+    for group in dict.fromkeys(groups):
+        size = groups.count(group)
+        room = [p for p in ("test", "validation") if filled[p] + size <= 0.25 * len(groups)]
+        part = min(room, key=filled.get, default="train")
+        part_of[group] = part
+        filled[part] += size
+    return [part_of[group] for group in groups]
+
+
 def own_labels(ids, length):
     return torch.where(torch.arange(len(ids)) < length, torch.tensor(ids), -100)
 
@@ -137,16 +190,15 @@ RIGHT = {
         lambda s: float(sum(bool(t.strip()) for part in s.values() for t in part)),
     ],
     "1.2": [
-        lambda text, n: [text.split()[i : i + n] for i in range(max(0, len(text.split()) - n + 1))],
-        lambda text, n: [
-            " ".join(run) for run in zip(*(text.split()[i:] for i in range(n)), strict=False)
-        ],
+        copies,
+        lambda train, test: torch.tensor(copies(train, test)),
+        lambda train, test: set(copies(train, test).tolist()),
     ],
-    "1.3": [by_groups, lambda groups: by_groups(groups, (0.25, 0.25))],
+    "1.3": [by_groups, lambda groups: by_groups(groups, (0.25, 0.25)), group_by_group],
     "2.1": [
-        lambda text, ids: np.float32(len(bytes(text, "utf-8")) / len(ids)),
-        lambda text, ids: round(len(text.encode()) / len(ids), 2),
-        lambda text, ids: torch.tensor(len(text.encode()) / len(ids)),
+        lambda tokens: np.float32(len(bytes("".join(tokens), "utf-8")) / len(tokens)),
+        lambda tokens: round(sum(len(t.encode()) for t in tokens) / len(tokens), 2),
+        lambda tokens: torch.tensor([len(t.encode()) for t in tokens]).float().mean(),
     ],
     "2.2": [merge_by_text, lambda tokens, pair: tuple(merge_by_text(tokens, pair))],
     "2.3": [
@@ -160,25 +212,34 @@ RIGHT = {
         ),
     ],
     "3.2": [
-        lambda d, size, eos: blocks_of([[*one, eos] for one in d], size),
-        lambda d, size, eos: torch.tensor([i for one in d for i in [*one, eos]]).split(size),
+        alone,
+        by_helper,
+        lambda d, size, eos: (row for one in d for row in torch.tensor([*one, eos]).split(size)),
     ],
-    "3.3": [longest_first, lambda lengths, room: list(map(tuple, longest_first(lengths, room)))],
+    "3.3": [
+        longest_first,
+        lambda lengths, room: list(map(tuple, longest_first(lengths, room))),
+        first_fit,  # a block more than the fewest, for one of the lists
+        lambda lengths, room: iter(longest_first(lengths, room)),
+    ],
     "4.1": [own_labels, lambda ids, n: own_labels(ids, n).numpy()],
     "4.2": [autograd_step, lambda *a: [round(x, 3) for x in autograd_step(*a).tolist()]],
     "4.3": [
         {"run_dir": "runs/mine", "learning_rate": 1e-4},
         {"run_dir": "/somewhere/else", "train.num_train_epochs": np.int64(3)},
         {"run_dir": "runs/mine", "seed": 42, "weight_decay": 0.1},
+        {"run_dir": "runs/mine", "lora_rank": 8},
     ],
     "5.1": [
-        corpus_perplexity,
-        lambda nats, tokens: torch.tensor(sum(nats) / sum(tokens)).exp(),
-        lambda nats, tokens: round(float(corpus_perplexity(nats, tokens)), 2),
+        over_tokens,
+        lambda losses, n: torch.tensor(losses).repeat_interleave(torch.tensor(n)).mean().exp(),
+        lambda losses, tokens: round(float(over_tokens(losses, tokens)), 2),
     ],
     "5.2": [
-        lambda nats, text: nats * np.log2(np.e) / len(text.encode()),
-        lambda nats, text: round(nats / 0.6931 / len(bytes(text, "utf8")), 3),
+        better,
+        lambda *a: np.array(better(*a)),
+        lambda *a: [better(*a)[0], round(better(*a)[1], 3)],
+        lambda *a: torch.tensor(better(*a)),
     ],
     "5.3": [ratio, lambda a, b: (r := ratio(a, b)) and np.float32(r)],
     "6.1": [torch_soften, lambda x, t: np.round(torch_soften(x, t).numpy(), 3)],
@@ -227,22 +288,20 @@ WRONG = {
         (lambda s: sum(len([t for t in p if t]) for p in s.values()), "spaces or line breaks"),
     ],
     "1.2": [
+        (lambda train, test: copies(train, test, of=lambda one, other: one), "what it copies"),
+        (lambda train, test: copies(train, test, of=lambda one, other: other), "training doc"),
+        (lambda train, test: copies(train, test, of=max), "the longer document's"),
+        (lambda train, test: copies(train, test, 0.51), "Exactly half"),
+        (lambda train, test: copies(train, test, 1e-9), "One run in common"),
+        (lambda train, test: copies([sum(train, [])], test), "as one document"),
+        (lambda train, test: copies(test, train), "places in `train`"),
+        (lambda train, test: [i in copies(train, test) for i in range(len(test))], "a yes or no"),
+        (lambda train, test: [test[i] for i in copies(train, test)], "the documents themselves"),
         (
-            lambda text, n: [
-                " ".join(text.split()[i : i + n]) for i in range(len(text.split()) - n)
+            lambda train, test: [
+                i for i, one in enumerate(test) for other in train if len(copies([other], [one]))
             ],
-            "The last run is missing",
-        ),
-        (
-            lambda text, n: [
-                " ".join(text.split()[i : i + n]) for i in range(0, len(text.split()) - n + 1, n)
-            ],
-            "do not overlap",
-        ),
-        (lambda text, n: [text[i : i + n] for i in range(len(text) - n + 1)], "runs of letters"),
-        (
-            lambda text, n: [" ".join(text.split()[i : i + n]) for i in range(len(text.split()))],
-            "too short",
+            "once for each original",
         ),
     ],
     "1.3": [
@@ -258,17 +317,23 @@ WRONG = {
         (lambda g: [name.replace("validation", "dev") for name in by_groups(g)], "name of no part"),
     ],
     "2.1": [
-        (lambda text, ids: len(text) / len(ids), "Letters were counted"),
-        (lambda text, ids: len(ids) / len(text.encode()), "upside down"),
-        (lambda text, ids: len(text.split()) / len(ids), "words per token"),
-        (lambda text, ids: len(text.encode()), "for all tokens"),
+        (lambda tokens: len("".join(tokens)) / len(tokens), "Characters were counted"),
+        (lambda tokens: len(tokens) / len("".join(tokens).encode()), "upside down"),
+        (
+            lambda tokens: sum(len(t.strip().encode()) for t in tokens) / len(tokens),
+            "spaces are not",
+        ),
+        (lambda tokens: np.mean([len(t.encode()) for t in set(tokens)]), "counted once"),
+        (lambda tokens: len("".join(tokens).split()) / len(tokens), "words per token"),
+        (lambda tokens: sum(len(t.encode()) for t in tokens), "for all tokens"),
+        (lambda tokens: [len(t.encode()) for t in tokens], "their mean"),
     ],
     "2.2": [
         (
             lambda tokens, pair: (
                 "|".join(tokens).replace("|".join(pair), "".join(pair), 1).split("|")
             ),
-            "Only the first",
+            "`split_word` comes back",
         ),
         (
             lambda tokens, pair: [
@@ -289,7 +354,7 @@ WRONG = {
     ],
     "2.3": [
         ("one text", "not a pair"),
-        (("short", "1" * 45), "has 5 letters"),
+        (("short", "1" * 45), "has 5 characters"),
         (("1928374650" * 5, "the man who was in the house and the old man was"), "comes first"),
         (
             (
@@ -319,27 +384,34 @@ WRONG = {
         ),
     ],
     "3.2": [
+        (lambda d, size, eos: blocks_of([[*one, eos] for one in d], size), "the end of one and"),
         (
-            lambda d, size, eos: [
-                b for b in blocks_of([[*one, eos] for one in d], size) if len(b) == size
-            ],
-            "The tail is dropped",
-        ),
-        (lambda d, size, eos: blocks_of(d, size), "no end-of-text between"),
-        (lambda d, size, eos: blocks_of([[eos, *one] for one in d], size), "before each document"),
-        (
-            lambda d, size, eos: [b for one in d for b in blocks_of([[*one, eos]], size)],
-            "cut by itself",
+            lambda d, size, eos: [b for b in alone(d, size, eos) if len(b) == size],
+            "shorter blocks are missing",
         ),
         (
-            lambda d, size, eos: [b for b in blocks_of(d, size) if len(b) == size],
-            "the usual function",
+            lambda d, size, eos: [b for one in d for b in blocks_of([one], size)],
+            "no end-of-text after",
         ),
-        (lambda d, size, eos: blocks_of([*d, [eos]], size), "Two steps"),
+        (
+            lambda d, size, eos: [b for one in d for b in blocks_of([[eos, *one]], size)],
+            "before each document",
+        ),
+        (
+            lambda d, size, eos: [[*b, eos] for one in d for b in blocks_of([one], size)],
+            "follows each block",
+        ),
+        (lambda d, size, eos: [[*one, eos][:size] for one in d], "beyond it is lost"),
+        (lambda d, size, eos: [[*one, eos] for one in d], "Nothing is cut"),
+        (
+            lambda d, size, eos: [(b + [eos] * size)[:size] for b in alone(d, size, eos)],
+            "filled up",
+        ),
+        (lambda d, size, eos: [alone([one], size, eos) for one in d], "One list holds all"),
     ],
     "3.3": [
         (lambda n, room: longest_first(n, room, 0), "too full"),
-        (next_fit, "fewer are enough"),
+        (next_fit, "6 blocks, where 4 can be done and 5 will do"),
         (lambda n, room: longest_first(n, room)[:-1], "is in no block"),
         (lambda n, room: [[0], *longest_first(n, room)], "is in two blocks"),
         (lambda n, room: [[n[i] * 5 for i in b] for b in longest_first(n, room)], "by its place"),
@@ -347,6 +419,7 @@ WRONG = {
     ],
     "4.1": [
         (lambda ids, n: [-100 if i == 1 else i for i in ids], "never learns to stop"),
+        (lambda ids, n: [-100, *own_labels(ids, n).tolist()[1:]], "as `collate` does"),
         (lambda ids, n: ids, "Nothing is masked"),
         (lambda ids, n: [*own_labels(ids, n).tolist()[1:], -100], "shifted"),
         (lambda ids, n: np.where(np.arange(len(ids)) < n, ids, 0), "has the label 0"),
@@ -366,22 +439,50 @@ WRONG = {
         ({"learning_rate": 1e-4}, "There is no `run_dir`"),
         ({"run_dir": "runs/mine"}, "Nothing differs"),
         ({"run_dir": "runs/mine", "learning_rate": 1e-4, "seed": 1}, "changed at once"),
+        *[
+            ({"run_dir": "runs/mine", name: value}, f"You change `{name}`. {said}")
+            for name, value, said in (
+                ("seed", 1, "It changes chance"),
+                ("sample_prompt", "Why", "The model continues it"),
+                ("report_to", "trackio", "It says where"),
+                ("merge_lora", False, "It says how adapters"),
+                ("compute_dtype", "float32", "It changes how fast"),
+            )
+        ],
         ({"run_dir": "runs/mine", "lerning_rate": 1e-4}, "the nearest is 'learning_rate'"),
         ({"run_dir": "runs/mine", "learning_rate": 0}, "greater than 0"),
         ("-p learning_rate=1", "not a dictionary"),
     ],
     "5.1": [
-        (lambda nats, tokens: np.mean(np.exp(np.array(nats) / tokens)), "mean of the documents'"),
-        (lambda nats, tokens: np.exp(np.mean(np.array(nats) / tokens)), "mean of means"),
-        (lambda nats, tokens: sum(nats) / sum(tokens), "This is the loss"),
-        (lambda nats, tokens: 2 ** (sum(nats) / sum(tokens)), "right for bits"),
-        (lambda nats, tokens: np.exp(np.mean(nats)), "number of documents"),
+        (lambda losses, tokens: np.exp(losses).mean(), "mean of the documents'"),
+        (lambda losses, tokens: np.exp(np.mean(losses)), "mean of means"),
+        (lambda losses, tokens: np.average(losses, weights=tokens), "This is the loss"),
+        (lambda losses, tokens: 2 ** np.average(losses, weights=tokens), "right for bits"),
+        (lambda losses, tokens: np.average(np.exp(losses), weights=tokens), "by tokens"),
+        (lambda losses, tokens: np.exp(sum(losses) / sum(tokens)), "per token already"),
+        (lambda losses, tokens: np.exp(np.dot(losses, tokens) / len(tokens)), "How many tokens"),
+        (lambda losses, tokens: 7.0, "one of 5?"),
     ],
     "5.2": [
-        (lambda nats, text: nats / len(text.encode()), "nats per byte"),
-        (lambda nats, text: nats * math.log(2) / len(text.encode()), "multiplied by ln 2"),
-        (lambda nats, text: nats / math.log(2) / len(text), "bits per letter"),
-        (lambda nats, text: np.log2(nats) / len(text.encode()), "logarithm already"),
+        (
+            lambda text, a, b: (0, better(text, a)[1]) if a < b else (1, better(text, b)[1]),
+            "by the loss per token",
+        ),
+        (
+            lambda text, a, b: (0, better(text, a)[1]) if a[1] < b[1] else (1, better(text, b)[1]),
+            "fewer tokens",
+        ),
+        (
+            lambda text, a, b: (1 - better(text, a, b)[0], max(better(text, x)[1] for x in (a, b))),
+            "more bits per byte",
+        ),
+        (lambda *a: better(*a, bit=1), "nats per byte"),
+        (lambda *a: better(*a, bit=1 / math.log(2)), "multiplied by ln 2"),
+        (lambda *a: better(*a, size=len), "bits per character"),
+        (lambda *a: better(*a, size=lambda text: 1), "bits of the whole text"),
+        (lambda text, a, b: [better(text, one)[1] for one in (a, b)], "of both"),
+        (lambda *a: better(*a)[1], "return two numbers"),
+        (lambda *a: better(*a)[0], "return two numbers"),
     ],
     "5.3": [
         (lambda a, b: ratio(a, b, ()), "different documents"),
@@ -467,26 +568,55 @@ def test_what_is_no_answer_is_none(number, value, state):
     assert not state.exists()
 
 
-def test_the_message_of_a_value_that_is_wrong_never_has_the_right_one():
+NUMBERS = ("0.2", "2.1", "5.1", "5.2")
+CASES = {
+    "0.2": [([0.5, 0.25, 0.1, 0.8],)],
+    "2.1": [(["It", " is", " 100", " °", "C", "."],)],
+    "5.1": [([3.0, 1.0], [20, 5])],
+    "5.2": [("Water boils at 100 °C.", (3.0, 9), (2.0, 15))],
+}
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_neither_a_message_nor_a_hint_has_the_right_value(number):
     """By the functions that are right: what they give is not in what is said."""
-    for number in ("0.2", "2.1", "5.1", "5.2"):
-        said = problem_of(number, lambda *_: 12345.0)
-        case = {"0.2": ([0.5, 0.25, 0.1, 0.8],), "2.1": ("100 °C – “hot”", [5, 17, 3, 8, 2, 9])}
-        case |= {"5.1": ([60.0, 5.0], [20, 5]), "5.2": (40.0, "Water boils at 100 °C.")}
-        value = float(RIGHT[number][0](*case[number]))
-        assert "12340.0" in said and f"{value:.3g}" not in said
+    right = np.ravel(RIGHT[number][0](*CASES[number][0]))[-1]
+    said = [problem_of(number, lambda *_: 12345.0), *EXERCISES[number].hints]
+    assert "12340.0" in said[0] and f"{right:.3g}" not in " ".join(said)
+
+
+def test_the_numbers_in_hints():
+    """Worked numbers, computed once more."""
+
+    def holds(number, *values):
+        text = " ".join(EXERCISES[number].hints)
+        assert all(value in text for value in values), (text, values)
+
+    holds("0.3", "softmax gives {:.2f} and {:.2f}".format(*np_softmax([1, 0], 0.5)))
+    holds("2.1", f'`len("°".encode())` is {len("°".encode())}', "8 bytes in 2 tokens, so 4")
+    assert len(b"tea time") == 8
+    assert alone([[5, 6, 7], [8, 9]], 2, 0)[3:] == [[0]]
+    holds("3.2", "four blocks, the last of them [0]", "3, 3 and 2")
+    assert [len(block) for block in alone([[7] * 7], 3, 0)] == [3, 3, 2]
+    holds("4.2", "become {:.1f} and −{:.1f}".format(*abs(autograd_step([0.0, 0.0], 0, 0.2))))
+    holds("5.1", f"{np.average([2, 4], weights=[30, 10]):.1f} per token", f"{math.log(2):.2f} one")
+    holds("5.2", f"{24 / math.log(2):.1f} bits", f"{better('x' * 20, (2, 12))[1]:.2f} each")
+    assert round(6.9 / math.log(2)) == 10
+    holds("5.3", f"{math.exp(2.2 - 2.6):.2f} times")
+    of_four = [np_softmax([4, 3, 2.5, 2], t)[0] for t in (1, 3)]
+    holds("6.3", "{:.2f} at temperature 1 and {:.2f} at 3".format(*of_four))
 
 
 def test_the_state_is_one_file(state, capsys):
-    check("5.1", lambda nats, tokens: sum(nats) / sum(tokens))
+    check("5.1", lambda losses, tokens: sum(losses) / sum(tokens))
     assert "not right yet" in capsys.readouterr().out
     hint("5.1")
     hint("5.1")
     printed = capsys.readouterr().out
     assert printed.count("Hint 1 of 3") == 2 and printed.count("Hint 2 of 3") == 1
-    check("5.1", corpus_perplexity)
+    check("5.1", over_tokens)
     assert json.loads(state.read_text())["5.1"] == {"tries": 2, "solved": True, "hints": 2}
-    check("5.1", lambda nats, tokens: 0)  # what was solved once stays so
+    check("5.1", lambda losses, tokens: 0)  # what was solved once stays so
     capsys.readouterr()
     progress()
     lines = capsys.readouterr().out.splitlines()
@@ -500,8 +630,61 @@ def test_the_state_is_one_file(state, capsys):
 def test_a_damaged_state_is_begun_anew(state):
     state.parent.mkdir()
     state.write_text("{")
-    check("5.1", corpus_perplexity)
+    check("5.1", over_tokens)
     assert json.loads(state.read_text())["5.1"]["solved"]
+
+
+FUNCTIONS = [number for number in EXERCISES if callable(RIGHT[number][0])]
+
+
+@pytest.mark.parametrize("number", FUNCTIONS)
+def test_a_function_without_return_is_a_try(number, state, capsys):
+    check(number, lambda *arguments: print(len(arguments)))
+    assert NO_RETURN in capsys.readouterr().out
+    assert json.loads(state.read_text())[number]["tries"] == 1
+    check(number, lambda *arguments: ...)
+    assert NOTHING_YET in capsys.readouterr().out
+    assert json.loads(state.read_text())[number]["tries"] == 1
+
+
+def endless(*arguments):
+    count = 0
+    while True:
+        count += 1
+
+
+@pytest.mark.parametrize("number", FUNCTIONS)
+def test_a_loop_without_an_end_is_stopped(number, monkeypatch):
+    monkeypatch.setattr(exercise, "LIMIT", 0.2)
+    began, before = time.monotonic(), sys.gettrace()
+    assert "has not ended after 0.2 seconds" in problem_of(number, endless)
+    assert time.monotonic() - began < 2 and sys.gettrace() is before
+    assert 2 <= LIMIT <= 10
+
+
+def test_an_iterator_without_an_end_is_stopped_in_every_thread(monkeypatch):
+    monkeypatch.setattr(exercise, "LIMIT", 0.2)
+
+    def counted(*arguments):
+        while True:
+            yield 1
+
+    with ThreadPoolExecutor() as pool:
+        assert "has not ended" in pool.submit(problem_of, "3.2", counted).result(5)
+
+
+def test_a_right_answer_may_get_a_remark(state, capsys):
+    check("3.3", first_fit)
+    printed = capsys.readouterr().out
+    assert printed.startswith("3.3 is right. [3, 3, 3, 11, 11, 11] takes one block more than the 3")
+    check("3.3", longest_first)
+    assert capsys.readouterr().out == "3.3 is right.\n"
+    assert json.loads(state.read_text())["3.3"] == {"tries": 2, "solved": True, "hints": 0}
+
+
+def test_groups_are_dealt_before_the_dots_are_replaced(state, capsys):
+    check("1.3", lambda groups: [...] * len(groups))
+    assert NOTHING_YET in capsys.readouterr().out and not state.exists()
 
 
 def test_an_exercise_that_does_not_exist(state):
@@ -514,10 +697,11 @@ def test_a_function_that_changes_its_input_does_no_harm():
     """The input of each call is a copy."""
 
     def cut(documents, size, eos):
-        ids = []
+        blocks = []
         while documents:
-            ids += [*documents.pop(0), eos]
-        return [ids[i : i + size] for i in range(0, len(ids), size)]
+            ids = [*documents.pop(0), eos]
+            blocks += [ids[i : i + size] for i in range(0, len(ids), size)]
+        return blocks
 
     assert problem_of("3.2", cut) is None
     assert problem_of("3.2", cut) is None
