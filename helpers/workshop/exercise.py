@@ -11,7 +11,7 @@ from numbers import Number
 Judge = Callable[[object], "str | None"]  # what is wrong with an answer; None: it is right
 NOTHING_YET = "There is no answer yet: replace the dots."
 NO_RETURN = "It returns nothing. Does it end with `return`? (`print` only shows.)"
-LIMIT = 5.0  # seconds that a call of a learner's function may take
+LIMIT = 5.0  # seconds of computing that a call of a learner's function may take
 
 
 @dataclass(frozen=True)
@@ -102,13 +102,13 @@ def outcome(
 ) -> object:
     """What a function returns, in plain Python, or the exception that it raises.
 
-    A function that is still running after `LIMIT` seconds gets a TimeoutError at its next line:
-    by tracing, which works on all systems and in every thread.
+    A function that is still running after `LIMIT` seconds of computing gets a TimeoutError at its
+    next line: by tracing, which works on all systems and in every thread.
     """
-    before, end = sys.gettrace(), time.monotonic() + LIMIT
+    before, end = sys.gettrace(), time.thread_time() + LIMIT
 
     def watch(frame: object, event: str, argument: object) -> Callable:
-        if time.monotonic() > end:
+        if time.thread_time() > end:
             raise TimeoutError
         return watch
 

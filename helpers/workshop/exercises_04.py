@@ -21,8 +21,8 @@ LABELS = by_cases(
     [
         (
             lambda ids, length: [IGNORED if i == END else i for i in ids],
-            "Every end-of-text token is masked, also the real ones, so the model never learns to "
-            "stop. Mask by place, not by value.",
+            "The last real token is masked too: it is the end of the text, and without it the "
+            "model never learns to stop. Mask by place, not by value.",
         ),
         (
             lambda ids, length: [IGNORED, *_labels(ids, length)[1:]],
@@ -37,10 +37,6 @@ LABELS = by_cases(
         (
             lambda ids, length: [*ids[:length], *[0] * (len(ids) - length)],
             "Padding has the label 0 here, which is a token. Which label does the loss ignore?",
-        ),
-        (
-            lambda ids, length: _labels(ids, length - 1),
-            "One token too many is masked: the last real one is the end of the text.",
         ),
         (
             lambda ids, length: _labels(ids, length + 1)[: len(ids)],

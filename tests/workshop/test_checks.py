@@ -11,9 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
 
-from helpers.chunking import chunk
 from helpers.errors import UserError
 from helpers.workshop import checks, exercise
 from helpers.workshop.checks import EXERCISES, check, hint, problem_of, progress
@@ -124,11 +122,6 @@ def alone(documents, size, eos):
     return blocks
 
 
-def by_helper(documents, size, eos):
-    small = Dataset.from_dict({"input_ids": documents})
-    return chunk(small, size, eos, "document", position_ids=False)[0]["input_ids"][:]
-
-
 def copies(train, test, least=0.5, of=min):
     """By a table of shares, a row for each test document."""
     shares = [[len(set(a) & set(b)) / of(len(a), len(b)) for b in train] for a in test]
@@ -213,7 +206,6 @@ RIGHT = {
     ],
     "3.2": [
         alone,
-        by_helper,
         lambda d, size, eos: (row for one in d for row in torch.tensor([*one, eos]).split(size)),
     ],
     "3.3": [
@@ -423,7 +415,7 @@ WRONG = {
         (lambda ids, n: ids, "Nothing is masked"),
         (lambda ids, n: [*own_labels(ids, n).tolist()[1:], -100], "shifted"),
         (lambda ids, n: np.where(np.arange(len(ids)) < n, ids, 0), "has the label 0"),
-        (lambda ids, n: own_labels(ids, n - 1), "One token too many"),
+        (lambda ids, n: own_labels(ids, n - 1), "it is the end of the text"),
         (lambda ids, n: ids[:n], "cut off"),
     ],
     "4.2": [
@@ -656,9 +648,9 @@ def endless(*arguments):
 @pytest.mark.parametrize("number", FUNCTIONS)
 def test_a_loop_without_an_end_is_stopped(number, monkeypatch):
     monkeypatch.setattr(exercise, "LIMIT", 0.2)
-    began, before = time.monotonic(), sys.gettrace()
+    began, before = time.thread_time(), sys.gettrace()
     assert "has not ended after 0.2 seconds" in problem_of(number, endless)
-    assert time.monotonic() - began < 2 and sys.gettrace() is before
+    assert time.thread_time() - began < 2 and sys.gettrace() is before
     assert 2 <= LIMIT <= 10
 
 
@@ -670,7 +662,7 @@ def test_an_iterator_without_an_end_is_stopped_in_every_thread(monkeypatch):
             yield 1
 
     with ThreadPoolExecutor() as pool:
-        assert "has not ended" in pool.submit(problem_of, "3.2", counted).result(5)
+        assert "has not ended" in pool.submit(problem_of, "3.2", counted).result(60)
 
 
 def test_a_right_answer_may_get_a_remark(state, capsys):
