@@ -23,6 +23,12 @@ def check_prompt(
         raise ParameterError("max_new_tokens", max_new_tokens, needed)
 
 
+def check_seed(seed: int) -> None:
+    """ParameterError if not every library takes the seed."""
+    if not 0 <= seed < 2**32:
+        raise ParameterError("seed", seed, f"it must be from 0 to {2**32 - 1:,}")
+
+
 def continue_text(
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
@@ -43,7 +49,7 @@ def continue_text(
         seed: The random state to start from.
 
     Raises:
-        ParameterError: if the text would not fit into the model's context.
+        ParameterError: for a seed that cannot be, or a text that would not fit into the context.
     """
     sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     return continue_texts(model, tokenizer, [prompt], max_new_tokens, seed, **sampling)[0]
@@ -55,15 +61,16 @@ def continue_texts(
     prompts: list[str],
     max_new_tokens: int = 100,
     seed: int = 0,
-    **sampling: float,
+    **sampling: object,
 ) -> list[str]:
     """The same for several prompts at once, as one batch, padded on the left.
 
     Args:
-        sampling: `temperature`, `top_k` and `top_p`.
+        sampling: `temperature`, `top_k` and `top_p`, and what else `generate` takes.
     """
     import torch
 
+    check_seed(seed)
     for prompt in prompts:
         check_prompt(prompt, max_new_tokens, tokenizer, context_length(model))
     rows, end = tokenizer(prompts).input_ids, tokenizer.eos_token_id

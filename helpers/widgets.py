@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from helpers.chunking import chunk
 from helpers.engine.blocks import STRATEGIES
 from helpers.engine.page import few_numbers, page
+from helpers.engine.writing import Background, Column, knobs
 from helpers.errors import UserError
-from helpers.figures import block_boxes, visible
-from helpers.generation import check_prompt, continue_text
+from helpers.figures import block_boxes, token_boxes, visible
+from helpers.generation import check_prompt, continue_texts
 from helpers.models import context_length
 
 if TYPE_CHECKING:
@@ -78,55 +79,57 @@ def next_token(
 
 
 def playground(
-    models: dict[str, "PreTrainedModel"], tokenizer: "PreTrainedTokenizerBase", prompt: str
+    models: dict[str, "PreTrainedModel"],
+    tokenizer: "PreTrainedTokenizerBase",
+    prompt: str,
+    **start: float,
 ) -> "Widget":
-    """A prompt, the settings of sampling, and each model's text when the button is pressed."""
-    import ipywidgets
+    """A prompt, the knobs, and a column for each model, which shows its text while it is written.
 
-    def slider(kind: type, value: float, low: float, high: float, step: float, name: str):
-        return kind(value=value, min=low, max=high, step=step, description=name)
+    The stronger the colour of a piece, the less likely the model found it.
+
+    Args:
+        start: Where the controls start: `max_new_tokens`, `temperature`, `top_k`, `top_p`, `seed`.
+    """
+    import ipywidgets
 
     text = ipywidgets.Textarea(value=prompt, description="prompt", layout={"width": "95%"})
-    controls = {
-        "max_new_tokens": slider(ipywidgets.IntSlider, 60, 5, 200, 1, "new tokens"),
-        "temperature": slider(ipywidgets.FloatSlider, 0.8, 0.1, 2.0, 0.1, "temperature"),
-        "top_k": slider(ipywidgets.IntSlider, 50, 0, 200, 1, "top_k"),
-        "top_p": slider(ipywidgets.FloatSlider, 0.95, 0.05, 1.0, 0.05, "top_p"),
-        "seed": ipywidgets.IntText(value=0, description="seed"),
-    }
+    controls = knobs(start)
     button = ipywidgets.Button(description="Continue", button_style="primary")
-    output = ipywidgets.HTML()
+    said, layout = ipywidgets.HTML(), {"flex": "1 1 0", "margin": "0 1em 0 0"}
+    columns = {name: ipywidgets.HTML(layout=layout) for name in models}
+    background = Background(button, said)
 
     def press(_) -> None:
-        output.value, settings = "", {name: control.value for name, control in controls.items()}
-        try:
+        given, settings = text.value, {name: control.value for name, control in controls.items()}
+
+        def write() -> None:
+            for column in columns.values():
+                column.value = ""
             for name, model in models.items():
-                new = html.escape(continue_text(model, tokenizer, text.value, **settings))
-                style = "white-space: pre-wrap"
-                output.value += f"<b>{html.escape(name)}</b><p style='{style}'>{new}</p>"
-        except UserError as error:
-            output.value = html.escape(str(error))
+                if not background.stop.is_set():
+                    column = Column(columns[name], name, tokenizer, background.stop)
+                    continue_texts(model, tokenizer, [given], **settings, **column.options())
+
+        background.start_or_stop(write)
 
     button.on_click(press)
-    return ipywidgets.VBox([text, *controls.values(), button, output])
+    below = ipywidgets.HBox(list(columns.values()))
+    return ipywidgets.VBox([text, *controls.values(), button, said, below])
 
 
-def quiz(key: list[str]) -> "Widget":
-    """Buttons A and B for each pair of texts, and how many of the guesses are those of `key`."""
+def typed_tokens(tokenizer: "PreTrainedTokenizerBase", sentence: str) -> "Widget":
+    """A line to type in, and the tokens of what stands there, with their ids."""
     import ipywidgets
 
-    guesses = [
-        ipywidgets.ToggleButtons(options=["A", "B"], value=None, description=f"pair {number}")
-        for number in range(1, len(key) + 1)
-    ]
-    button = ipywidgets.Button(description="Score", button_style="primary")
-    output = ipywidgets.HTML()
+    line = ipywidgets.Text(value=sentence, description="sentence", layout={"width": "95%"})
+    boxes = ipywidgets.HTML()
 
-    def press(_) -> None:
-        chosen = [guess.value for guess in guesses]
-        right = sum(one == other for one, other in zip(chosen, key, strict=True))
-        left = chosen.count(None)
-        output.value = f"{left} to go" if left else f"{right} of {len(key)} right"
+    def draw(_=None) -> None:
+        ids = tokenizer(line.value, add_special_tokens=False).input_ids
+        row = token_boxes([tokenizer.decode([i]) for i in ids], labels=ids).data
+        boxes.value = f'<div role="status">{len(ids)} tokens</div>{row}'
 
-    button.on_click(press)
-    return ipywidgets.VBox([*guesses, button, output])
+    line.observe(draw, "value")
+    draw()
+    return ipywidgets.VBox([line, boxes])

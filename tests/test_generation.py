@@ -182,3 +182,9 @@ def test_it_stops_at_the_end_of_text(always, tokenizer):
 def test_no_prompt_is_refused_by_name(model, tokenizer):
     with pytest.raises(ParameterError, match="prompt is ''"):
         continue_text(model, tokenizer, "", 5)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_cannot_be_is_refused_by_name(seed, model, tokenizer):
+    with pytest.raises(ParameterError, match=f"seed is {seed}"):
+        continue_text(model, tokenizer, PROMPT, 5, seed=seed)

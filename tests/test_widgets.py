@@ -1,14 +1,18 @@
 """The interactive pieces, moved by hand: what they show after each move."""
 
+import html
 import json
+import re
+import time
 
 import ipywidgets
 import pytest
 import torch
 from datasets import Dataset
 
+from helpers.engine.quiz import quiz
 from helpers.errors import ParameterError
-from helpers.widgets import block_size_slider, next_token, playground, quiz
+from helpers.widgets import block_size_slider, next_token, playground, typed_tokens
 
 
 def only(box, kind, description=""):
@@ -38,24 +42,62 @@ def test_the_slider_says_what_is_wrong_in_a_sentence(tokenizer):
     assert "No block comes out" in box.children[2].value
 
 
-def test_the_playground_writes_with_every_model_and_explains_a_mistake(tokenizer):
+def wait_for(button, name):
+    """Wait until a button has a name again."""
+    for _ in range(1200):
+        if button.description == name:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"the button is still {button.description!r}")
+
+
+def words_of(column):
+    """The text of a column without its marks and its head."""
+    text = column.value.split("</b>", 1)[1]
+    return html.unescape(re.sub("<[^>]+>", "", text))
+
+
+def test_the_playground_writes_what_continue_text_writes_with_every_model(tokenizer):
+    from helpers.generation import continue_text
     from helpers.models import load_model
 
-    models = {"one": load_model("embedded"), "<two>": load_model("embedded")}
-    box = playground(models, tokenizer, "The water")
-    button, output = only(box, ipywidgets.Button), only(box, ipywidgets.HTML)
-    length = only(box, ipywidgets.IntSlider, "new tokens")
-    length.value = 5
+    model = load_model("embedded")
+    start = {"max_new_tokens": 12, "temperature": 1.3, "top_k": 0, "top_p": 1.0, "seed": 3}
+    box = playground({"one": model, "<two>": model}, tokenizer, "The <water", **start)
+    button, (said, columns) = only(box, ipywidgets.Button), box.children[-2:]
     button.click()
-    assert (
-        output.value.count("The water") == 2
-        and "<b>one</b>" in output.value
-        and "&lt;two&gt;" in output.value
-    )
-    length.value = 200
-    only(box, ipywidgets.Textarea).value = "water " * 100
+    assert button.description in ("Stop", "Continue")  # the click does not wait for the text
+    wait_for(button, "Continue")
+    expected = continue_text(model, tokenizer, "The <water", **start)
+    assert [words_of(column) for column in columns.children] == [expected, expected]
+    assert "<b>&lt;two&gt;</b>" in columns.children[1].value and "Done." in said.value
+
+
+def test_the_playground_explains_a_mistake(tokenizer):
+    from helpers.models import load_model
+
+    box = playground({"one": load_model("embedded")}, tokenizer, "water " * 100)
+    button, said = only(box, ipywidgets.Button), box.children[-2]
+    only(box, ipywidgets.IntSlider, "max_new_tokens").value = 200
     button.click()
-    assert "max_new_tokens is 200" in output.value and "<b>" not in output.value
+    wait_for(button, "Continue")
+    assert "max_new_tokens is 200" in said.value
+    only(box, ipywidgets.IntText).value = -1
+    only(box, ipywidgets.Textarea).value = "water"
+    button.click()
+    wait_for(button, "Continue")
+    assert "seed is -1" in said.value
+
+
+def test_what_is_typed_is_shown_as_tokens_with_ids(tokenizer):
+    box = typed_tokens(tokenizer, "Water")
+    line, boxes = box.children
+    line.value = "Water <b> boils"
+    ids = tokenizer("Water <b> boils").input_ids
+    assert re.findall(r"<small>(\d+)</small>", boxes.value) == [str(i) for i in ids]
+    assert f"{len(ids)} tokens" in boxes.value and "<b>" not in boxes.value
+    line.value = ""
+    assert "0 tokens" in boxes.value
 
 
 def test_the_quiz_counts_what_was_guessed_right():
@@ -76,6 +118,7 @@ def test_the_quiz_counts_what_was_guessed_right():
         lambda t: block_size_slider(Dataset.from_dict({"input_ids": [[1] * 99]}), t, 64),
         lambda t: playground({}, t, ""),
         lambda t: quiz(["A"]),
+        lambda t: typed_tokens(t, "a"),
     ],
 )
 def test_no_widget_makes_a_batch_run_wait(make, tokenizer):
