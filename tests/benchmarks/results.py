@@ -23,8 +23,9 @@ def machine() -> str:
     kind = f"{platform.machine()} processor" + (
         f" with {' and '.join(features)}" if features else ""
     )
+    gpu = f"one {torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
     return (
-        f"{os.cpu_count()} cores of an {kind}, {memory:.0f} GiB; Python "
+        f"{gpu}{os.cpu_count()} cores of an {kind}, {memory:.0f} GiB; Python "
         f"{platform.python_version()}, PyTorch {torch.__version__}"
     )
 
