@@ -2,7 +2,8 @@
 `python -m tests.small_training FOLDER JSON`.
 
 JSON: settings of TrainingArguments; `save_every` seconds between checkpoints; `slow` seconds more
-for each step. Leaves weights.safetensors and losses.json in FOLDER, and checkpoints while it runs.
+for each step; `device`. Leaves weights.safetensors and losses.json in FOLDER, and checkpoints while
+it runs.
 """
 
 import json
@@ -89,6 +90,7 @@ def main(folder: Path, settings: dict) -> None:
     torch.set_num_threads(1)
     helpers.engine.watch.SAVE_EVERY = settings.pop("save_every", 60.0)
     slow, model = settings.pop("slow", 0.0), small(dropout=settings.pop("dropout", 0.0))
+    model.to(settings.pop("device", "cpu"))
     blocks = blocks_of([15, 3, 9, 12, 15, 4] * 8)
     rest = {"eval_strategy": "epoch", "save_strategy": "epoch", "learning_rate": 1e-2} | settings
     arguments = TrainingArguments(
