@@ -429,6 +429,7 @@ def test_the_code_of_a_step_is_what_it_executes(copy):
         "train"
     ]  # imported by trainer.py
     assert stale_after(append(helpers / "packing.py")) == [
+        "preprocess",
         "chunk",
         "infer",
     ]  # by a function
