@@ -276,6 +276,7 @@ def test_the_imitation_refuses_what_windows_does(windows, tmp_path):
     ]
 
 
+@pytest.mark.full
 def test_a_whole_run(windows, tmp_path):
     said = ends(windows(*small_run(tmp_path)))
     assert "ok 01_load" in said and "perplexity" in said and "report" in said

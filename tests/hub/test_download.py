@@ -128,6 +128,7 @@ def test_what_a_name_means(name, place):
     assert place_of("dataset", name) == place
 
 
+@pytest.mark.full
 def test_the_guides_run_end_to_end_then_again_without_a_network(server, client, distil, tmp_path):
     data = server.add(
         "dataset", PLAIN, {"data/train.jsonl": records(60), "data/test.jsonl": records(9, 60)}
