@@ -4,30 +4,15 @@ What is solved is kept in one file, `work/progress.json` in the project's folder
 """
 
 import json
+from importlib import import_module
 
 from helpers.engine.files import replace
 from helpers.errors import UserError, nearest
 from helpers.hub.sources import PROJECT
-from helpers.workshop import (
-    exercises_00,
-    exercises_01,
-    exercises_02,
-    exercises_03,
-    exercises_04,
-    exercises_05,
-    exercises_06,
-)
 from helpers.workshop.exercise import NOTHING_YET, Exercise
 
-MODULES = (
-    exercises_00,
-    exercises_01,
-    exercises_02,
-    exercises_03,
-    exercises_04,
-    exercises_05,
-    exercises_06,
-)
+# One module for each notebook, from 00 to 06.
+MODULES = [import_module(f"helpers.workshop.exercises_{number:02d}") for number in range(7)]
 EXERCISES = {one.number: one for module in MODULES for one in module.EXERCISES}
 STATE = PROJECT / "work" / "progress.json"
 
