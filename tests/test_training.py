@@ -2,6 +2,7 @@
 
 import copy
 import json
+import logging
 import math
 from types import SimpleNamespace
 
@@ -268,6 +269,18 @@ def test_the_evaluation_loss_is_that_of_score_blocks_and_the_best_model_is_kept(
     assert score_blocks(trainer.model, blocks_of(LENGTHS)).loss == pytest.approx(
         min(losses), rel=1e-6
     )
+
+
+def test_nothing_is_said_of_tied_weights_when_the_best_model_is_loaded(tmp_path, caplog):
+    logger = logging.getLogger("transformers")
+    logger.addHandler(caplog.handler)
+    try:
+        trainer = trained(tmp_path, num_train_epochs=2, load_best_model_at_end=True)
+        assert "missing keys" not in caplog.text
+        trainer._issue_warnings_after_load(SimpleNamespace(missing_keys=["a"], unexpected_keys=[]))
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert "missing keys" in caplog.text
 
 
 def test_training_stops_early(tmp_path):

@@ -18,6 +18,7 @@ from transformers import Trainer
 from helpers.engine.arrow import count_tokens
 from helpers.engine.files import flush
 from helpers.engine.memory import keep_memory
+from helpers.engine.progress import no_bars
 from helpers.engine.speed import use_tf32
 from helpers.engine.watch import Watch
 from helpers.errors import ModelError, ParameterError, RunError
@@ -71,7 +72,7 @@ class ResumableTrainer(Trainer):
         keep_memory()
         use_tf32(self.args.device.type)
         try:
-            with self._signals():
+            with self._signals(), no_bars():
                 output = super().train(*args, resume_from_checkpoint=last and str(last), **kwargs)
         except Exception as error:
             if not _disk_is_full(error):
@@ -170,6 +171,12 @@ class ResumableTrainer(Trainer):
         )
         self._tr_loss += loss
         self._total_loss_scalar -= loss  # which is of this call alone
+
+    def _issue_warnings_after_load(self, load_result):
+        """Nothing is said of weights that are not in a checkpoint because others stand for them."""
+        tied = getattr(self.model, "all_tied_weights_keys", {})
+        load_result.missing_keys[:] = [key for key in load_result.missing_keys if key not in tied]
+        super()._issue_warnings_after_load(load_result)
 
     def _running_loss(self, checkpoint: str) -> Path:
         return Path(checkpoint) / f"running_loss_{self.args.process_index}.json"

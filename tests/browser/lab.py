@@ -17,15 +17,14 @@ from tests import PROJECT
 
 TOKEN = "browser-tests"
 LONG = 300_000  # milliseconds; only what has gone wrong takes as long
-ERROR = '[data-mime-type="application/vnd.jupyter.error"]'
-STDERR = '[data-mime-type="application/vnd.jupyter.stderr"]'
+RED = '[data-mime-type="application/vnd.jupyter.stderr"]'  # errors too, whole or in one line
 # True when all code cells are there.
 OPEN = "count => document.querySelectorAll('.jp-CodeCell .jp-InputPrompt').length === count"
-# True when every code cell has a count, or one has failed.
+# True when every code cell has a count, or one shows something red.
 RAN = f"""() => {{
     const prompts = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')];
-    const failed = document.querySelector('{ERROR}');
-    return failed || prompts.every(prompt => /\\[\\d+\\]/.test(prompt.textContent));
+    const red = document.querySelector('{RED}');
+    return red || prompts.every(prompt => /\\[\\d+\\]/.test(prompt.textContent));
 }}"""
 
 
@@ -181,7 +180,7 @@ class Book:
         self.menu("Run", "Run All Cells")
         self.cell(text).locator(".jp-OutputArea-output").first.wait_for(state="attached")
         self.page.locator('[data-jp-item-name="interrupt"]').click()
-        self.cell(text).locator(ERROR).wait_for()
+        self.cell(text).locator(RED).wait_for()
         self.wait_until_idle()
 
     def save(self) -> Path:
@@ -194,7 +193,7 @@ class Book:
 
     def problems(self) -> list[str]:
         """What a person takes for a fault: errors, red boxes, widgets that are not shown."""
-        boxes = self.page.locator(f"{ERROR}, {STDERR}").all_inner_texts()
+        boxes = self.page.locator(RED).all_text_contents()
         lost = self.page.get_by_text("Error displaying widget").all_inner_texts()
         return [text.strip()[-2000:] for text in boxes + lost]
 

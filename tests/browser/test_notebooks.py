@@ -112,7 +112,9 @@ def test_an_interrupted_training_goes_on(lab, context):
     book = open_book(lab, context, "04_train", run, num_train_epochs=1.0)
     book.interrupt("trainer.train()")
     shown = book.cell("trainer.train()")
-    reached = int(re.search(r"saved at step (\d+)", shown.inner_text())[1])
+    saved = re.search(r"saved at step (\d+)", shown.text_content())
+    assert saved, shown.text_content()
+    reached = int(saved[1])
     assert reached > 0
     wait = book.start_cell("trainer.train()")
     shown.get_by_text(re.compile(rf"oing on from step {reached:,}\b")).wait_for()
