@@ -29,11 +29,14 @@ def product_seconds(dtype: "torch.dtype", size: int = 768, device: str = "cpu") 
 def bfloat16_is_faster() -> bool:
     """Whether this CPU multiplies at least 1.5 times as fast in bfloat16 as in float32.
 
-    It is measured, since a processor with the instructions need not be any faster with them.
+    It is measured, since a processor with the instructions need not be any faster with them. Three
+    times by turns: on a busy machine one measurement may fall into another program's time.
     """
     import torch
 
-    return product_seconds(torch.float32) > 1.5 * product_seconds(torch.bfloat16)
+    rounds = [(product_seconds(torch.float32), product_seconds(torch.bfloat16)) for _ in range(3)]
+    slow, fast = map(min, zip(*rounds, strict=True))
+    return slow > 1.5 * fast
 
 
 def choose_dtype(compute_dtype: str = "auto", folder: Path | None = None) -> str:

@@ -63,6 +63,13 @@ def test_auto_follows_what_products_take_on_this_machine(float32, bfloat16, chos
     assert choose_dtype() == choose_dtype("auto") == chosen
 
 
+def test_auto_is_not_misled_when_another_program_takes_the_processor(monkeypatch):
+    measured = iter([2.0, 4.0, 2.0, 0.5, 2.0, 0.5])  # the first product in bfloat16 had to wait
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(helpers.engine.speed, "product_seconds", lambda dtype: next(measured))
+    assert choose_dtype() == "bfloat16"
+
+
 def test_what_auto_was_is_kept_for_a_resumption(product_takes, tmp_path):
     product_takes(float32=4, bfloat16=2)
     assert choose_dtype("auto", tmp_path) == "bfloat16"
