@@ -31,6 +31,8 @@ build/peers: tests/peers/requirements.txt
 	@rm -rf $@ && $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ -r $<
 
 test-browser: env build/browser  ## the notebooks in JupyterLab, in Chromium; screenshots go to build/screenshots
+	@command -v chromium chromium-browser >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || true
 	@PYTHONPATH=build/browser $(BIN)/python -m pytest -q -m browser tests/browser
 
 build/browser: tests/browser/requirements.txt
