@@ -32,7 +32,6 @@ from helpers.figures import (
     picture,
     token_boxes,
 )
-from helpers.runs.report import draw_points
 from tests import PROJECT
 
 HISTORY = [
@@ -214,19 +213,6 @@ def test_lines_have_names_and_places():
     assert [line.get_linestyle() for line in ax.get_lines()] == ["-", "--"]  # both are seen
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["base", "tuned"]
     assert [t.get_text() for t in ax.get_xticklabels()] == ["1", "2", "4"]
-
-
-@pytest.mark.parametrize(
-    ("x", "ticks"),
-    [
-        ([3e-4, 1e-3, 3e-3], ["0.0003", "0.001", "0.003"]),  # the numbers that were tried
-        ([64, 66, 128], ["64", "128"]),  # those that would run into each other are left out
-    ],
-)
-def test_points_are_named_by_their_values(x, ticks):
-    ax = draw_points(x, [1.0, 2.0, 3.0], "x", "y").axes[0]
-    assert ax.get_xscale() == "log" and [t.get_text() for t in ax.get_xticklabels()] == ticks
-    assert draw_points([0, 1, 2], [1.0, 2.0, 3.0], "x", "y").axes[0].get_xscale() == "linear"
 
 
 def test_a_heat_map_adds_up_the_nats_of_a_word():

@@ -1,6 +1,7 @@
 """Pages and cards from the words in `templates/`, without tokens."""
 
 import errno
+import math
 import os
 import re
 from functools import cache
@@ -41,7 +42,7 @@ def _environment() -> "Environment":
 def _cell(value: object) -> str:
     """A value as a table shows it."""
     if isinstance(value, float):
-        return f"{value:,.5g}"
+        return "" if math.isnan(value) else f"{value:,.5g}"
     return f"{value:,}" if type(value) is int else "" if value is None else str(value)
 
 

@@ -3,37 +3,32 @@
 import json
 import shlex
 import subprocess
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from helpers.engine.files import relative
-from helpers.engine.svg import logarithmic, svg
+from helpers.engine.svg import svg
 from helpers.errors import RunError, UserError, first_line
-from helpers.figures import COLOURS, axes, draw_bars, draw_losses
+from helpers.figures import draw_bars, draw_losses
 from helpers.hub.sources import PROJECT
 from helpers.runs.folder import Run
 from helpers.runs.parameters import STEPS, folder_of
 from helpers.runs.profiles import DEFAULT, plan, resume
 from helpers.runs.rendering import render, write_text
 
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
-
 MOST = 300  # documents in the table; of more, those that gained most
 
 
-def fresh_records(run: Run) -> dict[str, dict]:
-    """The record of every step; RunError with a command where one is missing or stale."""
-    for step in STEPS:
+def fresh_records(run: Run, steps: Sequence[str] = STEPS) -> dict[str, dict]:
+    """The records of steps; RunError with a command where one is missing or stale."""
+    for step in steps:
         if why := run.problem(step):
             command = f"python -m helpers run --run-dir {shlex.quote(run.shown)} --from {step}"
             raise RunError(
                 f"The numbers of {run.shown!r} are not of one run: {why}; "
                 f"`{command}` makes them again."
             )
-    return {step: run.record(step) for step in STEPS}
+    return {step: run.record(step) for step in steps}
 
 
 def metrics_of(records: dict[str, dict]) -> dict[str, object]:
@@ -200,47 +195,3 @@ def _step_row(name: str, record: dict) -> dict[str, object]:
     parameters = ", ".join(f"{key} = {value}" for key, value in record["parameters"].items())
     numbers = {"seconds": record["seconds"], "peak memory (MB)": record["peak_memory_mb"]}
     return {"step": name, **numbers, "parameters": parameters}
-
-
-def write_comparison(table: "pd.DataFrame", note: str, folders: list[Path], path: Path) -> Path:
-    """Write the table of `comparison` as a page, with a figure for each number that varies.
-
-    Args:
-        table: what `comparison` returns.
-        note: a text beside the table.
-        folders: of the runs, for links to their reports.
-        path: of the page; RunError where it cannot be written.
-    """
-    from pandas.api.types import is_numeric_dtype
-
-    varied = table.columns[1 : table.columns.get_loc("perplexity")]
-    pages = [folder / "report.html" for folder in folders]
-    page = render(
-        "comparison.html.j2",
-        title="Comparison",
-        note=note,
-        rows=table.to_dict("records"),
-        figures=[_figure(table, name) for name in varied if is_numeric_dtype(table[name])],
-        reports=[
-            (page.parent.name, Path(relative(page, path.parent))) for page in pages if page.exists()
-        ],
-    )
-    return write_text(path, page)
-
-
-def _figure(table: "pd.DataFrame", name: str) -> str:
-    """Perplexity over a parameter, as HTML."""
-    ordered, best = table.sort_values(name), table.iloc[0][name]
-    values, perplexities = ordered[name].tolist(), ordered["perplexity"].tolist()
-    figure = draw_points(values, perplexities, name, "perplexity")
-    return svg(figure, f"Perplexity against {name}; the best run has {name} = {best}.")
-
-
-def draw_points(x: list[float], y: list[float], xlabel: str, ylabel: str) -> "Figure":
-    """Points, over a logarithmic x axis if x is positive and spans a factor of 2 or more."""
-    figure, ax = axes()
-    ax.plot(x, y, "o", color=COLOURS[0])
-    if min(x) > 0 and max(x) >= 2 * min(x):
-        logarithmic(ax, x)
-    ax.set(xlabel=xlabel, ylabel=ylabel)
-    return figure

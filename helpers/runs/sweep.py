@@ -172,8 +172,10 @@ def _execute_runs(
                 line = f"✗ {name}  {record['message']}"
                 if record["status"] == "ok":
                     complete.append(name)
-                    perplexity = record["metrics"]["perplexity_finetuned"]
-                    line = f"✓ {name}  perplexity {perplexity:.2f}, {record['seconds']:.0f} s"
+                    part = "validation" if "perplexity_validation" in record["metrics"] else "test"
+                    perplexity = record["metrics"][f"perplexity_{part}"]
+                    line = f"✓ {name}  perplexity {perplexity:.2f} ({part} documents), "
+                    line += f"{record['seconds']:.0f} s"
                 view.end_run(name, line)
         except KeyboardInterrupt:
             stop.set()

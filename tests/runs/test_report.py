@@ -5,7 +5,6 @@ import re
 import shlex
 from urllib.parse import unquote
 
-import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 
@@ -16,7 +15,7 @@ from helpers.runs.folder import NEEDS, Run
 from helpers.runs.parameters import RULES
 from helpers.runs.profiles import plan
 from helpers.runs.rendering import write_text
-from helpers.runs.report import write_comparison, write_if_complete, write_report
+from helpers.runs.report import write_if_complete, write_report
 from helpers.runs.step import start_step
 
 HOSTILE = "<i>&\"'|# a"
@@ -87,20 +86,11 @@ def test_values_are_text_in_the_report(run):
     assert [cell.text for cell in page.find_all("td", "number")][:2] == ["2", "1,000"]
 
 
-def test_links_lead_to_what_they_name(run, tmp_path):
+def test_links_lead_to_what_they_name(run):
     (run / "01_load" / "01_load.ipynb").touch()
-    table = pd.DataFrame([{"run": HOSTILE, HOSTILE: x, "perplexity": x} for x in (1.0, 2.0)])
-    pages = [write_report(Run(run)), write_comparison(table, "", [run], tmp_path / "c.html")]
-    [figure] = BeautifulSoup(pages[1].read_text(), "html.parser").find_all("svg")
-    for path in pages:
-        page = BeautifulSoup(path.read_text(), "html.parser")
-        links = [
-            unquote(link["href"].partition("#")[0].partition("?")[0]) for link in page.find_all("a")
-        ]
-        assert links and (path.parent / links[0]).is_file()
-    assert (
-        figure["aria-label"] == f"Perplexity against {HOSTILE}; the best run has {HOSTILE} = 1.0."
-    )
+    path = write_report(Run(run))
+    links = [link["href"] for link in BeautifulSoup(path.read_text(), "html.parser").find_all("a")]
+    assert links and (path.parent / unquote(re.split("[#?]", links[0])[0])).is_file()
 
 
 def test_a_stale_run_is_not_reported(run):

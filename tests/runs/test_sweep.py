@@ -321,12 +321,13 @@ def test_the_sweep_ends_with_a_comparison(whole):
     folder, _, out, _ = whole
     assert "beside best" in out and "best" in out
     lines = (folder / "out" / "comparison.csv").read_text().splitlines()
-    assert lines[0].startswith("run,train.seed,perplexity,low,high") and len(lines) == 3
+    assert lines[0].startswith("run,train.seed,validation perplexity,test perplexity,low,")
+    assert len(lines) == 3
     page = (folder / "out" / "report.html").read_text()
     assert (
         "Comparison" in page
         and not re.search(r"""(src|href)=["']?(https?:)?//|<link|@import|url\((?!#)""", page)
-        and 'aria-label="Perplexity against' in page
+        and 'aria-label="Validation perplexity against' in page
     )
 
 
