@@ -3,7 +3,7 @@ PROFILE ?= tiny
 BIN := .venv/bin
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help env run test test-full test-gpu test-peers test-browser bench bench-chunking bench-scale bench-perplexity bench-training bench-batch bench-gpu lab wheelhouse kit notebooks exercises slides check lock clean
+.PHONY: help env run test test-full test-gpu test-peers test-browser bench bench-chunking bench-scale bench-perplexity bench-training bench-batch bench-gpu lab wheelhouse kit notebooks pictures exercises slides check lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -73,6 +73,9 @@ kit:  ## one zip for machines without a network: build/clm-notebooks-kit.zip (KI
 
 notebooks: env  ## execute the notebooks from their defaults, clean and check them, write them in place
 	@$(BIN)/python -m tools.notebooks
+
+pictures: env run build/browser  ## the screenshots of README and guide, of JupyterLab and of a report, into docs/pictures
+	@PICTURES=1 PYTHONPATH=build/browser $(BIN)/python -m pytest -q -m browser tests/browser/test_pictures.py
 
 exercises: env  ## write workshop/exercises from workshop/solutions
 	@$(BIN)/python -m tools.exercises

@@ -164,6 +164,6 @@ def save_model(trainer: BlockTrainer, folder: Path, base: str, merge: bool = Tru
     with no_bars():
         model.save_pretrained(folder, state_dict=state, **options)
     trainer.processing_class.save_pretrained(folder)
-    logs = Path(trainer.args.output_dir) / "tensorboard"
-    if logs.exists():
-        shutil.copytree(logs, folder.parent / "tensorboard", dirs_exist_ok=True)
+    for logs in (Path(trainer.args.output_dir, name) for name in ("tensorboard", "trackio")):
+        if logs.exists():
+            shutil.copytree(logs, folder.parent / logs.name, dirs_exist_ok=True)
