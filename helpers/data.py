@@ -6,6 +6,7 @@ string.
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from helpers.engine.arrow import tables, validate
 from helpers.engine.columns import TextColumn
 from helpers.engine.readers import reader_for, reading_error
+from helpers.engine.streaming import stream
 from helpers.errors import DataError, ParameterError, first_line
 from helpers.hub.sources import locate
 
@@ -22,7 +24,11 @@ if TYPE_CHECKING:
 
 
 def load_examples(
-    dataset: str, split: str, configuration: str = "", documents: str = "line"
+    dataset: str,
+    split: str,
+    configuration: str = "",
+    documents: str = "line",
+    stream_to: Path | None = None,
 ) -> "Dataset":
     """Load the examples of a data set; how many the split leaves out is printed.
 
@@ -34,6 +40,8 @@ def load_examples(
         configuration: which one of a data set on the Hub that has several.
         documents: what is an example of a text file: a `line`, a `paragraph` (between empty lines)
             or the whole `file`.
+        stream_to: where the rows of a data set on the Hub are written as they come, with no copy in
+            a cache; None fetches it first.
 
     Raises:
         DataError: where nothing can be read.
@@ -41,10 +49,12 @@ def load_examples(
     """
     import datasets
 
-    location = locate("dataset", dataset)
+    location = locate("dataset", dataset, streaming=stream_to is not None)
     if location.commit:
         print(f"{location.name} at commit {location.commit}")
     reader = reader_for(dataset, location.folder, location.files, configuration, documents)
+    if location.streamed:
+        return stream(dataset, reader | {"revision": location.commit}, split, stream_to)
     from_files = "data_files" in reader
     try:
         whole = datasets.load_dataset(**reader, split="train" if from_files else None)
@@ -82,9 +92,10 @@ def _advise_on_lines(examples: "Dataset") -> None:
         )
 
 
-def left_out(examples: "Dataset", split: str) -> int:
+def left_out(examples: "Dataset", split: str) -> int | str:
     """How many examples of the splits that `split` names are not in `examples`, loaded with it."""
-    sizes = examples.info.splits
+    if not (sizes := examples.info.splits):  # of a stream, which was read to the last of them
+        return "unknown" if "[" in split else 0
     names = {part.partition("[")[0].strip() for part in split.split("+")} & set(sizes) or set(sizes)
     return sum(sizes[name].num_examples for name in names) - len(examples)
 

@@ -186,10 +186,10 @@ class Handler(BaseHTTPRequestHandler):
             "Accept-Ranges": "bytes",
         }
         headers |= {"X-Linked-Etag": headers["ETag"], "X-Linked-Size": str(len(content))}
-        if match := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or ""):
-            start = int(match[1])
-            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-            return self._answer(206, content[start:], headers)
+        if match := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or ""):
+            start, last = int(match[1]), min(int(match[2] or len(content)), len(content) - 1)
+            headers["Content-Range"] = f"bytes {start}-{last}/{len(content)}"
+            return self._answer(206, content[start : last + 1], headers)
         return self._answer(200, content, headers)
 
     def information(self, body, kind, id, revision):
@@ -208,12 +208,19 @@ class Handler(BaseHTTPRequestHandler):
             {**state, "gated": repository.gated, "tags": [], "downloads": 0, "siblings": siblings},
         )
 
-    def tree(self, body, kind, id, revision):
-        """The files, each by itself."""
+    def tree(self, body, kind, id, revision, folder):
+        """The files of a folder, and the folders in it; with `recursive` all files below it."""
         if (repository := self._repository(kind, id, revision)) is None:
             return None
-        entries = []
+        entries, inside = [], f"{folder}/" if folder else ""
         for path, content in repository.at(revision).items():
+            if not path.startswith(inside):
+                continue
+            deeper = path.removeprefix(inside).rpartition("/")[0].partition("/")[0]
+            if deeper and "recursive=true" not in self.path.lower():
+                entry = {"type": "directory", "path": inside + deeper, "oid": ""}
+                entries += [entry] if entry not in entries else []
+                continue
             large = {"oid": sha256(content), "size": len(content), "pointerSize": 134}
             entries.append(
                 {
@@ -224,7 +231,7 @@ class Handler(BaseHTTPRequestHandler):
                     "lfs": large,
                 }
             )
-        return self._answer(200, entries)
+        return self._answer(200, entries) if entries else self._refuse(404, "EntryNotFound")
 
     def whoami(self, body):
         """Whose the token is."""
@@ -311,7 +318,7 @@ class Handler(BaseHTTPRequestHandler):
         (r"/", fine),
         (rf"/{REPOSITORY}/resolve/(?P<revision>[^/]+)/(?P<file>.+)", resolve),
         (rf"{API}(?:/revision/(?P<revision>[^/]+))?", information),
-        (rf"{API}/tree/(?P<revision>[^/]+)", tree),
+        (rf"{API}/tree/(?P<revision>[^/]+)(?:/(?P<folder>.+))?", tree),
         (r"/api/whoami-v2", whoami),
         (r"/api/repos/create", create),
         (r"/api/validate-yaml", fine),

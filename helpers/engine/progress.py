@@ -24,9 +24,12 @@ def is_watched() -> bool:
 
 
 class Progress:
-    """The progress of a step in units of `what`; call `advance` as they are done."""
+    """The progress of a step in units of `what`; call `advance` as they are done.
 
-    def __init__(self, total: int, what: str):
+    `total` is None where it is not known.
+    """
+
+    def __init__(self, total: int | None, what: str):
         self.total, self.what, self.done, self._before = total, what, 0, 0
         self._file, self._watched = os.environ.get(FILE), is_watched()
         self._bar, self._display, self._last, self._began = None, None, 0.0, time.monotonic()
@@ -68,8 +71,9 @@ class Progress:
         """Display the bar as HTML, which unlike a widget leaves nothing behind."""
         from IPython.display import HTML, display
 
-        words = f"{self.done:,} of {self.total:,} {self.what}, {rate:,.0f} per second {note}"
-        words, sizes = html.escape(words), f'max="{self.total}" value="{self.done}"'
+        words = f"{done_of(self.done, self.total)} {self.what}, {rate:,.0f} per second {note}"
+        words = html.escape(words)
+        sizes = f'max="{self.total}" value="{self.done}"' if self.total else ""
         page = HTML(f'<progress {sizes} aria-label="{self.what}"></progress> {words}')
         if self._display is None:
             self._display = display(page, display_id=True)
@@ -84,6 +88,11 @@ class Progress:
             from IPython.display import HTML
 
             self._display.update(HTML(""))
+
+
+def done_of(done: int, total: int | None) -> str:
+    """`3 of 10`, or `3` where the total is not known."""
+    return f"{done:,} of {total:,}" if total else f"{done:,}"
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 
 from helpers.errors import DataError, ModelError, UserError, first_line
 
@@ -49,16 +49,23 @@ def place_of(kind: str, name: str) -> Place:
 
 @dataclass(frozen=True)
 class Copy:
-    """A copy in the cache: the name that it was fetched by, its commit, and its folder."""
+    """A copy in the cache: the name that it was fetched by, its commit, and its folder.
+
+    Of what is to be streamed, `folder` is the name of the repository, and `streamed` has the
+    addresses of single files.
+    """
 
     name: str
     commit: str
-    folder: Path
+    folder: PurePath
+    streamed: tuple[str, ...] | None = None
 
     @property
     def files(self) -> list[str]:
         """Paths of the files that the name means; empty where it means the whole folder."""
         files = place_of("dataset", self.name).files
+        if self.streamed is not None:
+            return sorted(self.streamed)
         return sorted(str(path) for path in self.folder.glob(files)) if files else []
 
 
@@ -98,8 +105,10 @@ def _selection(place: Place) -> dict[str, object]:
     }
 
 
-def fetch(kind: str, name: str, command: str | None = None) -> Copy:
+def fetch(kind: str, name: str, command: str | None = None, streaming: bool = False) -> Copy:
     """Fetch what is missing of a `dataset` or `model`, and return its copy.
+
+    With `streaming`, nothing is fetched but the names of its files.
 
     Raises DataError or ModelError with what to do; where the Hub cannot be reached, that is to run
     `command` where it can.
@@ -107,15 +116,15 @@ def fetch(kind: str, name: str, command: str | None = None) -> Copy:
     *others, last = MIRRORS.get(name, (name,))
     for number, candidate in enumerate(others, 1):
         try:
-            return _fetch(kind, candidate, command)
+            return _fetch(kind, candidate, command, streaming)
         except (DataError, ModelError) as error:
             if isinstance(error.__cause__, OSError):
                 raise
             print(f"{error} The next place is tried, {[*others, last][number]}.")
-    return _fetch(kind, last, command)
+    return _fetch(kind, last, command, streaming)
 
 
-def _fetch(kind: str, name: str, command: str | None) -> Copy:
+def _fetch(kind: str, name: str, command: str | None, streaming: bool) -> Copy:
     from httpx2 import HTTPError
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
@@ -136,6 +145,10 @@ def _fetch(kind: str, name: str, command: str | None) -> Copy:
         files = list(filter_repo_objects(info.siblings, **patterns, key=lambda f: f.rfilename))
         if not files:
             raise fail(f"{subject}{place.repo} has no file {place.files or 'that would do'}.")
+        if streaming:
+            at = f"hf://datasets/{place.repo}@{info.sha}/"
+            addresses = tuple(at + file.rfilename for file in files) if place.files else ()
+            return Copy(name, info.sha, PurePosixPath(place.repo), addresses)
         size = sum(file.size or 0 for file in files)
         print(
             f"Fetching {name} at commit {info.sha[:12]}: {len(files)} files, {size / 1e6:,.1f} MB."

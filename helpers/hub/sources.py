@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from helpers.errors import DataError, ModelError, first_line
+from helpers.errors import DataError, ModelError, ParameterError, first_line
 from helpers.hub import download, packages
 
 PROJECT = Path(__file__).parents[2]
@@ -25,7 +25,7 @@ class Location:
     `folder` is the file itself where a file was named. `files` of a data set are those to read,
     None where a repository is to be read as a whole. `adapters` of a model are the folders of
     adapters (LoRA) for it, the last to be merged first. `name` is the one that it was fetched by
-    from the Hub, and `commit` its state there.
+    from the Hub, and `commit` its state there. `streamed`: it is still there, `folder` its name.
     """
 
     folder: Path
@@ -33,20 +33,23 @@ class Location:
     adapters: list[Path] = field(default_factory=list)
     name: str = ""
     commit: str | None = None
+    streamed: bool = False
 
 
-def locate(kind: str, name: str, command: str | None = None) -> Location:
+def locate(kind: str, name: str, command: str | None = None, streaming: bool = False) -> Location:
     """Find a data set or model, and fetch it first where it is not on this machine.
 
     Args:
         kind: `dataset` or `model`.
         name: `embedded`, a file or folder, the name of a package's model, or a name on the Hub.
         command: fetches it where there is a network, for the message if there is none.
+        streaming: whether a data set that is not on this machine stays on the Hub.
 
     Raises:
+        ParameterError: where a data set that is to be streamed lies on this machine.
         DataError, ModelError: where it cannot be had, or has adapters that cannot be used.
     """
-    location = _locate(kind, name, command)
+    location = _locate(kind, name, command, streaming)
     folders = [location.folder]
     if kind == "dataset":
         return location
@@ -60,13 +63,19 @@ def locate(kind: str, name: str, command: str | None = None) -> Location:
     return Location(folders[-1], adapters=folders[:-1], name=location.name, commit=location.commit)
 
 
-def _locate(kind: str, name: str, command: str | None) -> Location:
+def _locate(kind: str, name: str, command: str | None, streaming: bool = False) -> Location:
     """`locate` without a look at adapters."""
     path = local_path(kind, name)
     if path is None:
         _refuse_missing(kind, name)
-        copy = download.cached(kind, name) or download.fetch(kind, name, command)
-        return Location(copy.folder, copy.files or None, name=copy.name, commit=copy.commit)
+        copy = download.cached(kind, name) or download.fetch(kind, name, command, streaming)
+        found = {"name": copy.name, "commit": copy.commit}
+        return Location(
+            copy.folder, copy.files or None, **found, streamed=copy.streamed is not None
+        )
+    if streaming:
+        needed = f"only a data set on the Hub is streamed, and {name!r} is here: leave it false"
+        raise ParameterError("streaming", streaming, needed)
     if not path.exists() and kind == "model":
         return Location(packages.make(name, command))
     if kind == "dataset" and path.is_dir():

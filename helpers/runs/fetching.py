@@ -9,7 +9,8 @@ from helpers.runs.profiles import Settings, expand_settings, plan
 
 def prefetch_command(profile: str, settings: Settings = ()) -> str:
     """The command that fetches what a run needs."""
-    chosen = [f"-p={key}={value}" for key, value in expand_settings(settings).items()]
+    table = expand_settings(settings)
+    chosen = [part for key, value in table.items() for part in ("-p", f"{key}={value}")]
     return shlex.join(["python", "-m", "helpers", "prefetch", "--profile", profile, *chosen])
 
 
@@ -41,7 +42,10 @@ def fetch(parameters: Mapping[str, Mapping[str, object]], command: str) -> None:
     from helpers.models import check_model
 
     needed = {
-        (kind, str(step[kind])) for step in parameters.values() for kind in EMBEDDED if kind in step
+        (kind, str(step[kind]))
+        for step in parameters.values()
+        for kind in EMBEDDED
+        if kind in step and not (kind == "dataset" and step.get("streaming"))
     }
     for kind, name in sorted(needed):
         if needs_fetching(kind, name):

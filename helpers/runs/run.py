@@ -188,8 +188,9 @@ class _Execution:
         return process
 
     def _start_process(self) -> NotebookProcess:
-        """Start a process; only a notebook that publishes reaches for the Hub."""
-        offline = not self.spec.parameters["evaluate"].get("push_to_hub")
+        """Start a process; only a notebook that publishes or streams reaches for the Hub."""
+        chosen = self.spec.parameters
+        offline = not (chosen["evaluate"].get("push_to_hub") or chosen["load"].get("streaming"))
         variables = {"HF_HUB_OFFLINE": "1"} if offline else {}
         if self.spec.threads:  # runs beside each other share the cores
             names = ("OMP_NUM_THREADS", "RAYON_NUM_THREADS")

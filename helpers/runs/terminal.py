@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from helpers.engine.files import relative
+from helpers.engine.progress import done_of
 from helpers.hub.secrets import redacted
 from helpers.runs.folder import Run
 from helpers.runs.parameters import STEPS, folder_of
@@ -52,7 +53,7 @@ class View(Progress):
         elif event == "progress" and name in self._bars:
             done, total, note = details["done"], details["total"], details["note"]
             speed = f"{details['rate']:,.1f} per second"
-            note = f"{done:,} of {total:,} {details['what']}, {speed}  {note}"
+            note = f"{done_of(done, total)} {details['what']}, {speed}  {note}"
             self.update(self._bars[name], total=total, completed=done, note=note)
         elif event in ("done", "skipped"):
             self._remove_bar(name)
@@ -95,7 +96,7 @@ def print_summary(run: Run, console: Console) -> None:
         f"{metrics['tokens_dropped']:,} dropped; {metrics['train_tokens_per_second']:,.0f} per "
         f"second in training, {metrics['dtype']} on {metrics['device']}"
     )
-    if omitted := metrics.get("examples_left_out"):
+    if isinstance(omitted := metrics.get("examples_left_out"), int) and omitted:
         console.print(f"examples: {omitted:,} are left out by load.split")
     seconds = ", ".join(f"{step} {metrics[f'seconds_{step}']:.1f}" for step in STEPS)
     console.print(f"seconds: {seconds}")

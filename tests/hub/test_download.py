@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from huggingface_hub import ModelCard
 from rich.console import Console
 
 import helpers.runs.cli
+from helpers.engine.arrow import load
 from helpers.errors import DataError, ParameterError, UserError
 from helpers.hub import download as hub
 from helpers.hub import secrets as redaction
@@ -220,6 +222,11 @@ def test_what_is_not_there_is_refused_at_once_with_the_command(client):
         and f"`{command}`" in done.stderr
         and len(done.stderr.splitlines()) == 1
     )
+
+
+def test_the_command_that_fetches_what_is_missing_is_understood(client):
+    command = shlex.split(prefetch_command("tiny", ["load.dataset=embedded"]))
+    assert client(*command[1:]).returncode == 0
 
 
 def test_a_hub_that_says_nothing_is_asked_once(server, client):
@@ -547,3 +554,107 @@ def test_what_was_used_is_a_repository_and_a_commit_also_for_single_files(server
         "'hf://datasets/me/data/a.jsonl'; locate('dataset', n); print(sources({'dataset': n}))"
     )
     assert f"'dataset': 'me/data@{commit}'" in client("-c", program).stdout
+
+
+STREAM = """
+import json, sys
+from pathlib import Path
+from datasets import DatasetDict
+from helpers.data import left_out, load_examples
+from helpers.engine.arrow import save
+from helpers.errors import UserError
+for number, asked in enumerate(map(json.loads, sys.argv[2:])):
+    folder = Path(sys.argv[1]) / str(number)
+    folder.mkdir(parents=True)
+    try:
+        examples = load_examples(**asked, stream_to=folder)
+        print("LOADED", len(examples), left_out(examples, asked["split"]))
+        for name, part in (("streamed", examples), ("whole", load_examples(**asked))):
+            save(DatasetDict(train=part), folder / name)
+    except UserError as error:
+        print("REFUSED", error)
+"""
+
+
+def rows_of(folder):
+    """What `STREAM` has saved, as a table with its types."""
+    part = load(folder)["train"]
+    return part.features, part.to_list()
+
+
+def test_a_stream_gives_the_same_rows_as_the_whole_or_says_why_not(server, client, tmp_path):
+    import gzip
+
+    import pandas as pd
+
+    rows = [{"x": f"text {n}", "n": n, "a": {"b": ["x", str(n)]}} for n in range(2500)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    odd = [{"x": "y", "calls": call} for call in ({"a": 1}, {"b": "x"}, [1, "y"])]
+    table, plain = io.BytesIO(), pd.DataFrame(rows)
+    plain.to_parquet(table)
+    files = {
+        "jsonl": {"data/train.jsonl": lines, "data/test.jsonl": b"{}"},
+        "gz": {f"{name}.jsonl.gz": gzip.compress(lines) for name in "ab"},
+        "csv": {"a.csv": plain[["x", "n"]].to_csv(index=False).encode()},
+        "parquet": {"a.parquet": table.getvalue()},
+        "odd": {"a.json": json.dumps(odd).encode()},
+        "middle": {"a.jsonl": lines},
+        "more": {"a.jsonl": lines},
+        "large": {"a.jsonl": (b'{"x": "' + b"y" * 100_000 + b'"}\n') * 300},
+        "text": {"a.txt": b"one\ntwo\n\nthree\n", "b.txt": b"four\n"},
+        "fine": {"a.txt": b"one\n"},
+        "script": {"script.py": b"import datasets"},
+        "lines": {"a.jsonl": b'{"x": 1}\nhello\n'},
+        "latin": {"a.jsonl": b'{"x": "\xe9"}\n'},
+    }
+    for name, content in files.items():
+        server.add("dataset", f"me/{name}", content)
+    texts = {"dataset": "hf://datasets/me/text/*.txt", "split": "train", "documents": "paragraph"}
+    found = {
+        "jsonl|train": "LOADED 2500 0",
+        "gz|train": "LOADED 5000 0",
+        "csv|train": "LOADED 2500 0",
+        "parquet|train": "LOADED 2500 0",
+        "odd|train": "LOADED 3 0",
+        "middle|train[1200:2300]": "LOADED 1100 unknown",
+        "more|train[2000:3000]": "LOADED 500 unknown",
+        "large|train[:20]": "LOADED 20 unknown",
+        json.dumps(texts): "LOADED 3 0",
+        "embedded|train": "streaming is True: only a data set on the Hub",
+        "none|train": "no such data set",
+        "script|train": "could be read (Dataset scripts are no longer supported",
+        "lines|train": "'me/lines': nothing in it could be read",
+        "latin|train": "convert it to UTF-8",
+        "fine|more": "split is 'more': 'me/fine' has no such split",
+        "fine|train[:10%]": "such as 'train[:1000]'",
+        "fine|train[3:3]": "split is 'train[3:3]'",
+    }
+    asked = [dict(zip(("dataset", "split"), f"me/{key}".split("|"), strict=False)) for key in found]
+    asked[8], asked[9]["dataset"] = texts, "embedded"
+    done = client("-c", STREAM, str(tmp_path / "out"), *map(json.dumps, asked))
+    for line, part in zip(loaded(done), found.values(), strict=True):
+        assert part in line
+    for number in range(9):
+        one, other = (tmp_path / "out" / str(number) / name for name in ("streamed", "whole"))
+        assert rows_of(one) == rows_of(other)
+    assert "500 examples were streamed; 1,000 were asked for." in done.stdout
+    ranges = [re.search(r"/me/large/.* bytes=\d+-(\d+)", line) for line in server.log]
+    assert 2_000_000 < max(int(match[1]) for match in ranges if match) < 20_000_000  # of 30 million
+
+
+@pytest.mark.full
+def test_a_run_streams_what_it_needs_and_keeps_no_copy(server, client, tmp_path):
+    server.add("dataset", "me/data", {"a.jsonl": b'{"x": "One text of several words."}\n' * 90})
+    chosen = ["load.dataset=me/data", "load.split=train[:60]", "load.text_column=x"]
+    chosen += ["load.streaming=true", "load.group_near_duplicates=false"]
+    settings = [part for setting in chosen for part in ("-p", setting)]
+    run = Run(tmp_path / "run")
+    done = client(
+        "-m", "helpers", "run", "--run-dir", str(run.folder), "--until", "load", *settings
+    )
+    assert done.returncode == 0, done.stderr
+    made = run.record("load")["metrics"]
+    assert made["examples_train"] == 48 and made["examples_left_out"] == "unknown"
+    assert sorted(p.name for p in run.folder.glob(".*")) == [".locks"]
+    home = tmp_path / "home"
+    assert not [p for p in home.rglob("*") if p.is_file() and b"One text" in p.read_bytes()]

@@ -46,6 +46,7 @@ EXPECTED = {
             ("line", "paragraph", "file"),
             ("'line'", "'paragraph'", "'file'"),
         ),
+        "streaming": SWITCH,
         "text_column": TEXT,
         "validation_size": (
             float,
