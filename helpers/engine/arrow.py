@@ -2,23 +2,24 @@
 
 import json
 import pickle
-from collections.abc import Iterable, Iterator
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from helpers.engine.files import fingerprint
+from helpers.engine.files import fingerprint, link
 from helpers.engine.progress import Progress, no_bars
+from helpers.errors import ParameterError
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from datasets import Dataset, DatasetDict
 
 SLICE = 100_000  # rows
-
-
 IN_MEMORY = 64e6  # bytes of a split that is read into memory, rather than mapped
 
 
@@ -66,6 +67,41 @@ def write_split(
     state |= {"_data_files": [{"filename": path.name}], "_fingerprint": fingerprint(path)}
     (folder / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
     return _load_split(folder)
+
+
+def shard_of(parts: "DatasetDict", shard: str) -> "DatasetDict":
+    """A part of each split: `2/8` is the second of eight, in order; '' is all of it.
+
+    Raises ParameterError for a shard that cannot be.
+    """
+    if not shard:
+        return parts
+    found, most = re.fullmatch(r"(\d+)/(\d+)", shard), min(map(len, parts.values()))
+    number, count = map(int, found.groups()) if found else (0, 0)
+    if not 1 <= number <= count <= most:
+        needed = f"'2/8' is the second of eight, and here are documents for at most {most:,}"
+        raise ParameterError("shard", shard, needed)
+    shards = {k: part.shard(count, number - 1, contiguous=True) for k, part in parts.items()}
+    return type(parts)(shards)
+
+
+def join(shards: Sequence[Path], folder: Path) -> None:
+    """Make one data set of several that `save` or `write_split` wrote, one after the other.
+
+    Their files get second names, so that nothing is copied where the disk has hard links.
+    """
+    names = json.loads((shards[0] / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        files = [f"data-{n:05d}-of-{len(shards):05d}.arrow" for n in range(len(shards))]
+        for shard, file in zip(shards, files, strict=True):
+            link(shard / name / "data-00000-of-00001.arrow", folder / name / file)
+        state = json.loads((shards[0] / name / "state.json").read_text(encoding="utf-8"))
+        state |= {"_data_files": [{"filename": file} for file in files]}
+        state |= {"_fingerprint": fingerprint(folder / name)}
+        (folder / name / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
+        shutil.copy(shards[0] / name / "dataset_info.json", folder / name)
+    name_splits(folder, names)
 
 
 def validate(dataset: "Dataset") -> None:

@@ -102,12 +102,16 @@ def move(source: Path, target: Path) -> None:
 def copy_folder(source: Path, target: Path) -> None:
     """Make a folder's copy, as a whole or not at all, with hard links where the disk has them."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}")
-    try:
-        shutil.copytree(source, temporary, copy_function=os.link)
-    except (OSError, AttributeError):
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.copytree(source, temporary)
+    shutil.copytree(source, temporary, copy_function=link)
     move(temporary, target)
+
+
+def link(source: Path | str, target: Path | str) -> None:
+    """Give a file a second name, or where the disk has no hard links a copy."""
+    try:
+        os.link(source, target)
+    except (OSError, AttributeError):
+        shutil.copyfile(source, target)
 
 
 def replace(path: Path, text: str) -> None:

@@ -142,6 +142,17 @@ def sweep(
 
 
 @app.command()
+def join(
+    folder: Annotated[str, typer.Argument(help="Where the runs of the shards lie.")],
+    run_dir: Annotated[str, typer.Option(help="The folder of the run that is made of them.")],
+) -> None:
+    """Make one run of shards of a data set, which goes on with its training."""
+    from helpers.runs.shards import join_shards
+
+    join_shards(folder, run_dir)
+
+
+@app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
     csv: Annotated[Path | None, typer.Option(help="Write the table there too.")] = None,

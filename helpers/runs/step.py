@@ -48,6 +48,12 @@ class Step:
                 command = f"python -m helpers run --run-dir {shlex.quote(run.shown)} --from {first}"
                 notebook = f"{folder_of(first)}.ipynb"
                 raise RunError(f"{name} cannot start: {why}; run {notebook}, or `{command}`.")
+        made = self.records.get("preprocess", {"parameters": {}})["parameters"]
+        if made.get("shard") and name != "chunk":
+            raise RunError(
+                f"{name} cannot start: {run.shown} has shard {made['shard']} of the documents; "
+                "`python -m helpers join` makes one run of all shards."
+            )
         # Of several processes that train together, the first one writes.
         self.first = os.environ.get("RANK", "0") == "0"
         self.scratch, self._finished = run.scratch(name), False

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
@@ -78,7 +79,10 @@ def execute_sweep(
     for spec in specs:
         fetch(spec.parameters, spec.prefetch)
     complete = sorted(_execute_runs(dict(zip(names, specs, strict=True)), jobs, scheduler, console))
-    if len(complete) > 1:
+    if specs[0].until != STEPS[-1]:
+        command = f"python -m helpers join {shlex.quote(place)} --run-dir runs/NAME"
+        console.print(f"Once all shards are done, `{command}` makes one run of them.")
+    elif len(complete) > 1:
         runs = [folder / name for name in complete]
         show_comparison(runs, folder / "comparison.csv", folder / "report.html", console)
     return len(names) - len(complete)
@@ -110,6 +114,7 @@ def run_specs(
             prefetch_command(sweep.profile),
             sweep.profile,
             settings,
+            until="chunk" if parameters["preprocess"]["shard"] else STEPS[-1],
             time_limit=time_limit,
             grace=grace,
             threads=threads,
@@ -126,7 +131,7 @@ def remaining_steps(specs: list[RunSpec], earlier: Path | None = None) -> tuple[
     """
     sharing: dict[tuple[str, str], list[RunSpec]] = {}
     for spec in specs:
-        for step in STEPS:
+        for step in STEPS[: STEPS.index(spec.until) + 1]:
             made_of = [spec.parameters[name] for name in with_ancestors(step)]
             sharing.setdefault((step, json.dumps(made_of)), []).append(spec)
     remaining = [
@@ -170,12 +175,16 @@ def _execute_runs(
             for future in as_completed(futures):
                 name, record = futures[future], _result(future)
                 line = f"✗ {name}  {record['message']}"
-                if record["status"] == "ok":
+                if record["status"] in ("ok", "partial"):
                     complete.append(name)
-                    part = "validation" if "perplexity_validation" in record["metrics"] else "test"
-                    perplexity = record["metrics"][f"perplexity_{part}"]
-                    line = f"✓ {name}  perplexity {perplexity:.2f} ({part} documents), "
-                    line += f"{record['seconds']:.0f} s"
+                    reached = f"up to {specs[name].until}"
+                    if specs[name].until == STEPS[-1]:
+                        metrics = record["metrics"]
+                        part = "validation" if "perplexity_validation" in metrics else "test"
+                        reached = (
+                            f"perplexity {metrics[f'perplexity_{part}']:.2f} ({part} documents)"
+                        )
+                    line = f"✓ {name}  {reached}, {record['seconds']:.0f} s"
                 view.end_run(name, line)
         except KeyboardInterrupt:
             stop.set()

@@ -67,6 +67,7 @@ EXPECTED = {
         "model": MODEL,
         "context": (int, (-1,), (0, 512), ("whole number", "0")),
         "num_proc": SIZE,
+        "shard": OPTIONAL,
     },
     "chunk": {
         "block_size": (int, (1, 0, -8), (2, 128, 10**6), ("whole number", "2")),

@@ -193,6 +193,12 @@ def test_steps_that_runs_share_are_counted_once(sweep, tmp_path):
     assert remaining_steps(specs_of(asked, tmp_path / "s"), tmp_path) == (22, 220)
 
 
+def test_runs_of_shards_end_with_their_blocks(sweep, tmp_path):
+    specs = specs_of(sweep({"grid": {"preprocess.shard": ["1/2", "2/2"]}}), tmp_path / "s")
+    assert [spec.until for spec in specs] == ["chunk", "chunk"]
+    assert remaining_steps(specs, None)[0] == 1 + 2 + 2
+
+
 def test_a_dry_run_shows_the_runs_and_does_nothing(sweep, tmp_path):
     sweep({"grid": {"train.learning_rate": [1e-4, 1e-3]}})
     console = Console(file=io.StringIO(), width=100)
