@@ -284,17 +284,15 @@ def token_rows(rows: dict[str, list[tuple[str, int]]]) -> "HTML":
     return HTML(page)
 
 
-def block_boxes(
-    blocks: "Dataset", tokenizer: "PreTrainedTokenizerBase", count: int = 3, longest: int = 128
-) -> "HTML":
-    """The first blocks, each cut to `longest` tokens; a document has a colour of its own."""
+def block_boxes(blocks: "Dataset", tokenizer: "PreTrainedTokenizerBase") -> "HTML":
+    """The first three blocks; a document has a colour of its own."""
     rows, document, last = {}, -1, tokenizer.eos_token_id
-    for number, block in enumerate(blocks.select(range(min(count, len(blocks)))), 1):
+    for number, block in enumerate(blocks.select(range(min(3, len(blocks)))), 1):
         tokens = []
         for token, position in zip(block["input_ids"], block["position_ids"], strict=True):
             goes_on = not tokens and last != tokenizer.eos_token_id  # cut by the end of a block
             document += position == 0 and not goes_on
             tokens.append((tokenizer.decode([token]), document))
             last = token
-        rows[f"block {number}"] = tokens[:longest]
+        rows[f"block {number}"] = tokens
     return token_rows(rows)

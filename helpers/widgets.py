@@ -8,13 +8,13 @@ import html
 from typing import TYPE_CHECKING
 
 from helpers.chunking import chunk
-from helpers.engine.blocks import STRATEGIES
 from helpers.engine.page import few_numbers, page
+from helpers.engine.page_data import block_data, document_data
 from helpers.engine.writing import Background, Column, knobs
-from helpers.errors import UserError
-from helpers.figures import block_boxes, token_boxes, visible
+from helpers.figures import heat_map, token_boxes, visible
 from helpers.generation import check_prompt, continue_texts
-from helpers.models import context_length
+from helpers.models import context_length, prefix_token
+from helpers.perplexity import score_documents
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -23,35 +23,37 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def block_size_slider(
-    tokenized: "Dataset", tokenizer: "PreTrainedTokenizerBase", context: int
-) -> "Widget":
-    """The first blocks in colour, for the block size and strategy that the reader chooses."""
-    import ipywidgets
+def blocks_page(
+    sample: "Dataset", tokenizer: "PreTrainedTokenizerBase", context: int, start: tuple[int, str]
+) -> "HTML":
+    """Blocks with their words and masks, for five sizes up to the context, and each strategy.
 
-    sizes = [size for size in (16, 32, 64, 128, 256, 512, 1024) if size <= context]
-    size = ipywidgets.SelectionSlider(
-        options=sizes, value=min(128, sizes[-1]), description="block_size", continuous_update=False
-    )
-    strategy = ipywidgets.Dropdown(options=STRATEGIES, description="strategy")
-    caption, picture = ipywidgets.HTML(), ipywidgets.HTML()
+    Args:
+        sample: Documents as token ids; all are cut, and the first blocks are shown.
+        start: The block size and the strategy that are shown first.
+    """
+    from IPython.display import HTML
 
-    def draw(_=None) -> None:
-        try:
-            blocks, account = chunk(tokenized, size.value, tokenizer.eos_token_id, strategy.value)
-        except UserError as error:
-            caption.value = html.escape(str(error))
-            return
-        caption.value = (
-            f"{account.blocks:,} blocks, {account.places_filled:.1%} of their places filled, "
-            f"{account.documents_cut:,} documents cut"
-        )
-        picture.value = block_boxes(blocks, tokenizer).data
+    data = block_data(chunk, sample, tokenizer, context, start)
+    text = "".join(data["words"][place] for place in data["tokens"][:200])
+    return HTML(page("blocks", data, f"End to end, the documents begin: {html.escape(text)} …"))
 
-    for control in (size, strategy):
-        control.observe(draw, "value")
-    draw()
-    return ipywidgets.VBox([size, strategy, caption, picture])
+
+def documents_page(
+    models: dict[str, "PreTrainedModel"], tokenizer: "PreTrainedTokenizerBase", texts: list[str]
+) -> "HTML":
+    """Texts in a list; each token of the chosen one is coloured by its nats under two models."""
+    from IPython.display import HTML
+
+    texts = [text for text in texts if text] or [""]  # which is refused in a sentence
+    coded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    documents, prefix, still = coded.input_ids, prefix_token(tokenizer), ""
+    scores = [score_documents(model, documents, texts, prefix) for model in models.values()]
+    for number, offsets in enumerate(coded.offset_mapping[:2]):
+        nats = {n: s.document(number)[:90] for n, s in zip(models, scores, strict=True)}
+        still += heat_map(texts[number][: offsets[:90][-1][1]], offsets[:90], nats).data
+    data = document_data(models, tokenizer, prefix, documents, scores)
+    return HTML(page("documents", data, still))
 
 
 def next_token(

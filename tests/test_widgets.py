@@ -11,8 +11,10 @@ import torch
 from datasets import Dataset
 
 from helpers.engine.quiz import quiz
-from helpers.errors import ParameterError
-from helpers.widgets import block_size_slider, next_token, playground, typed_tokens
+from helpers.errors import DataError, ParameterError
+from helpers.models import load_model
+from helpers.perplexity import score_documents
+from helpers.widgets import blocks_page, documents_page, next_token, playground, typed_tokens
 
 
 def only(box, kind, description=""):
@@ -23,23 +25,6 @@ def only(box, kind, description=""):
         if type(w) is kind and (not description or w.description == description)
     ]
     return found
-
-
-def test_the_slider_offers_no_block_beyond_the_context_and_draws_each_size(tokenizer):
-    documents = Dataset.from_dict({"input_ids": [[5] * 100, [6] * 50]})
-    box = block_size_slider(documents, tokenizer, 64)
-    size, (said, picture) = only(box, ipywidgets.SelectionSlider), box.children[2:]
-    assert size.options == (16, 32, 64) and size.value == 64
-    assert picture.value.count("monospace") == 100 + 50 + 2 and "3 blocks" in said.value
-    size.value = 16
-    assert picture.value.count("monospace") == 3 * 16 and "10 blocks" in said.value
-    only(box, ipywidgets.Dropdown).value = "document"
-    assert "11 blocks" in said.value
-
-
-def test_the_slider_says_what_is_wrong_in_a_sentence(tokenizer):
-    box = block_size_slider(Dataset.from_dict({"input_ids": [[]]}), tokenizer, 64)
-    assert "No block comes out" in box.children[2].value
 
 
 def wait_for(button, name):
@@ -59,7 +44,6 @@ def words_of(column):
 
 def test_the_playground_writes_what_continue_text_writes_with_every_model(tokenizer):
     from helpers.generation import continue_text
-    from helpers.models import load_model
 
     model = load_model("embedded")
     start = {"max_new_tokens": 12, "temperature": 1.3, "top_k": 0, "top_p": 1.0, "seed": 3}
@@ -74,8 +58,6 @@ def test_the_playground_writes_what_continue_text_writes_with_every_model(tokeni
 
 
 def test_the_playground_explains_a_mistake(tokenizer):
-    from helpers.models import load_model
-
     box = playground({"one": load_model("embedded")}, tokenizer, "water " * 100)
     button, said = only(box, ipywidgets.Button), box.children[-2]
     only(box, ipywidgets.IntSlider, "max_new_tokens").value = 200
@@ -115,7 +97,6 @@ def test_the_quiz_counts_what_was_guessed_right():
 @pytest.mark.parametrize(
     "make",
     [
-        lambda t: block_size_slider(Dataset.from_dict({"input_ids": [[1] * 99]}), t, 64),
         lambda t: playground({}, t, ""),
         lambda t: quiz(["A"]),
         lambda t: typed_tokens(t, "a"),
@@ -131,12 +112,40 @@ def test_no_widget_makes_a_batch_run_wait(make, tokenizer):
     ]
 
 
-def test_the_next_token_page_holds_the_models_logits(tokenizer):
-    from helpers.models import load_model
+def data_of(text):
+    """What a page shows, from its HTML."""
+    return json.loads(text.split('<script type="application/json">')[1].split("</script>")[0])
 
+
+def still_of(text):
+    """The text that stands there where no script runs."""
+    return html.unescape(re.sub("<[^>]+>", "", text.split("<style>")[0]))
+
+
+def test_the_page_of_blocks_starts_as_it_was_asked(tokenizer):
+    documents = Dataset.from_dict({"input_ids": [tokenizer("Salt <b> &").input_ids, [5] * 90]})
+    text = blocks_page(documents, tokenizer, 64, (32, "pack")).data
+    assert data_of(text)["start"] == [32, "pack"] and len(data_of(text)["ways"]) == 9
+    assert "begin: Salt <b> &<|endoftext|>" in still_of(text)
+
+
+def test_the_page_of_documents_scores_texts_of_your_own(tokenizer):
+    models = {"base": load_model("embedded"), "fine-tuned": load_model("embedded")}
+    texts = ["", "Salt <b> & water", "Stars"]
+    text = documents_page(models, tokenizer, texts).data
+    [salt, stars] = data_of(text)["documents"]  # nothing of the empty one
+    score = score_documents(models["base"], tokenizer(texts).input_ids, texts, 0)
+    assert salt["loss"][0] == pytest.approx(score.nats[1] / score.tokens[1], abs=1e-4)
+    assert stars["count"] == score.tokens[2]
+    assert "baseSalt <b> & water" in still_of(text) and "Stars" in still_of(text)
+    with pytest.raises(DataError, match="texts are empty"):
+        documents_page(models, tokenizer, ["", ""])
+
+
+def test_the_next_token_page_holds_the_models_logits(tokenizer):
     model = load_model("embedded")
     text = next_token(model, tokenizer, "The <b> water", top_k=7).data
-    data = json.loads(text.split('<script type="application/json">')[1].split("</script>")[0])
+    data = data_of(text)
     with torch.no_grad():
         logits = model(torch.tensor([tokenizer("The <b> water").input_ids])).logits[0, -1]
     assert data["logits"] == pytest.approx(logits.topk(300).values.tolist(), abs=1e-3)

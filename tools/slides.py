@@ -17,6 +17,7 @@ import nbformat
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from helpers.engine.page import still_part
 from helpers.errors import UserError
 from helpers.hub.sources import PROJECT
 from helpers.runs.folder import hash_of
@@ -53,7 +54,7 @@ def output(folder: Path, notebook: str, heading: str, place: int = 0) -> Markup:
             "is in slides.md: run `make notebooks`, or change that number."
         )
     data = found[place].get("data", {})
-    page = "".join(data.get("text/html", ""))
+    page = still_part("".join(data.get("text/html", "")))
     drawing = re.search(r"<svg.*</svg>", page, re.S)
     text = found[place].get("text") or "".join(data.get("text/plain", ""))
     plain = textwrap.dedent(text).rstrip()

@@ -46,6 +46,11 @@ def page(name: str, data: dict[str, object], still: str) -> str:
     )
 
 
+def still_part(text: str) -> str:
+    """What the HTML of a page shows where no script runs; of other HTML, all of it."""
+    return text.partition('<div class="still">')[2].partition("</div><style>")[0] or text
+
+
 def few_numbers(logits: np.ndarray, single: int = 300) -> dict[str, list]:
     """The greatest logits one by one, and the rest rounded to tenths, as [value, count] each.
 

@@ -44,23 +44,50 @@ def test_run_all_shows_no_error_and_no_red_box(book, screenshots):
 
 
 @chosen("03_chunk")
-def test_the_slider_answers_to_keyboard_and_mouse(book):
-    output, sizes = book.cell("block_size_slider(sample"), []
-    handle = output.get_by_role("slider").first
-    handle.focus()
-    for move in ("ArrowLeft", "Home", "mouse"):
-        before = output.inner_text()
-        if move == "mouse":
-            here, track = handle.bounding_box(), handle.locator("xpath=../..").bounding_box()
-            book.page.mouse.move(here["x"] + here["width"] / 2, here["y"] + here["height"] / 2)
-            book.page.mouse.down()
-            book.page.mouse.move(track["x"] + track["width"], here["y"], steps=5)
-            book.page.mouse.up()
-        else:
-            book.page.keyboard.press(move)
-        book.wait_for_change(output, before)
-        sizes.append(int(re.search(r"block_size\s+(\d+)", output.inner_text())[1]))
-    assert sizes == [64, 16, 256]
+def test_the_blocks_answer_to_keyboard_and_mouse(book):
+    output = book.cell("blocks_page(sample")
+    said, tokens = output.locator("p[role=status]"), output.locator(".stop")
+    before = said.inner_text()
+    output.get_by_label("block_size").focus()
+    book.page.keyboard.press("ArrowUp")
+    assert said.inner_text() != before
+    output.get_by_label("blocks shown").focus()
+    book.page.keyboard.press("ArrowRight")
+    assert tokens.count() == 3 * 128
+    tokens.nth(40).hover()
+    output.get_by_text("place 41 of 128 in block 1").wait_for()
+    book.page.keyboard.press("Tab")  # to the token that the pointer was on
+    for key, place in (("ArrowRight", "42"), ("ArrowDown", "42"), ("Home", "1")):
+        book.page.keyboard.press(key)
+        block = 1 if key == "ArrowRight" else 2
+        output.get_by_text(f"place {place} of 128 in block {block}").wait_for()
+    assert book.problems() == []
+
+
+@chosen("05_evaluate")
+def test_the_documents_answer_to_keyboard_and_mouse(book):
+    output = book.cell("documents_page(models")
+    lengths = output.locator(".documents td:nth-child(2)")
+    output.get_by_role("button", name="tokens").click()
+    counts = [int(text.replace(",", "")) for text in lengths.all_inner_texts()]
+    assert counts == sorted(counts, reverse=True)
+    output.locator(".start button").nth(1).focus()
+    book.page.keyboard.press("Enter")
+    tokens = output.locator(".stop")
+    beginning = output.locator(".chosen button").inner_text().removesuffix(" …")
+    assert "".join(tokens.all_text_contents()).startswith(beginning)
+    colours = []
+    for key in ("ArrowLeft", "ArrowLeft"):  # from the difference to the models
+        output.get_by_role("radio", checked=True).focus()
+        book.page.keyboard.press(key)
+        colours.append(tokens.nth(3).get_attribute("style"))
+    assert len(set(colours)) == 2
+    tokens.nth(3).hover()
+    book.page.keyboard.press("Tab")
+    book.page.keyboard.press("ArrowRight")
+    name = tokens.nth(4).get_attribute("aria-label")
+    first, second = re.findall(r"\d+\.\d\d", name)[-2:]
+    assert output.locator(".word tbody tr").first.inner_text().split() == ["nats", first, second]
     assert book.problems() == []
 
 
