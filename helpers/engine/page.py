@@ -12,12 +12,14 @@ import numpy as np
 from helpers.engine.svg import NO_MATHEMATICS
 
 PAGES = files("helpers.engine") / "pages"
-# The script's own element is found while it runs; Lab's keys, such as arrows, do not act in it.
+# The script's own element is found while it runs. Lab's shortcuts, arrow keys among them, are for
+# the element that has the focus, so they are turned off there.
 START = """(() => {{
 {code}
 const script = document.currentScript, root = script.parentElement;
 const data = JSON.parse(script.previousElementSibling.textContent);
-root.setAttribute("data-lm-suppress-shortcuts", "true");
+root.addEventListener("focusin", ({{ target }}) => target.setAttribute(
+  "data-lm-suppress-shortcuts", "true"));
 root.querySelector(".still").remove();
 show(root, data);
 }})();"""

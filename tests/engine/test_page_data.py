@@ -22,9 +22,9 @@ from helpers.perplexity import score_documents
 
 @pytest.fixture(scope="module")
 def documents():
-    """Documents of 0 to 899 tokens."""
-    random = np.random.default_rng(3)
-    rows = [random.integers(1, 4000, n).tolist() for n in (300, 0, 5, 899, 64, 1, *range(30, 70))]
+    """Documents of 0 to 899 tokens, far more than a page shows."""
+    random, lengths = np.random.default_rng(3), (300, 0, 5, 899, 64, 1, *range(30, 70), *[400] * 99)
+    rows = [random.integers(1, 4000, length).tolist() for length in lengths]
     return Dataset.from_dict({"input_ids": rows})
 
 
