@@ -226,7 +226,7 @@ def windows(tmp_path):
 
 def ends(process: subprocess.Popen, status: int = 0) -> str:
     out, error = process.communicate(timeout=900)
-    assert process.returncode == status, error.decode("cp1252", "replace")
+    assert process.returncode == status, (out + error).decode("cp1252", "replace")
     assert b"Traceback" not in error
     return out.decode("cp1252")
 
@@ -289,7 +289,8 @@ def test_a_whole_run(windows, tmp_path):
 def test_a_run_that_is_killed_there_goes_on(windows, tmp_path):
     runner, until = windows(*small_run(tmp_path)), time.monotonic() + 600
     while not (tmp_path / "run" / ".04_train.partial").exists():
-        assert runner.poll() is None and time.monotonic() < until
+        assert time.monotonic() < until
+        assert runner.poll() is None, runner.communicate()
         time.sleep(0.1)
     family = psutil.Process(runner.pid).children(recursive=True)
     runner.kill()

@@ -84,7 +84,8 @@ def training(folder, tmp_path):
     until = time.monotonic() + 240
     state = {}
     while state.get("what") != "steps" or state["done"] < 2:
-        assert runner.poll() is None and time.monotonic() < until
+        assert time.monotonic() < until
+        assert runner.poll() is None, runner.communicate()
         time.sleep(0.2)
         state = json.loads(progress.read_text()) if progress.exists() else {}
     return runner, psutil.Process(runner.pid).children(recursive=True)
