@@ -1,12 +1,16 @@
 """A prompt continued by a model: within the context, and the same text for the same seed."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from helpers.engine.continuing import Written, continue_batch
 from helpers.errors import ParameterError
 from helpers.models import context_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+BATCH = 32  # prompts
 
 
 def check_prompt(
@@ -18,7 +22,7 @@ def check_prompt(
         needed = "it must have at least one token; use the end-of-text token for an empty prompt"
         raise ParameterError("prompt", prompt, needed)
     if length + max_new_tokens > context:
-        room = f"at most {max(context - length, 0)} more"
+        room = f"at most {max(context - length, 0)} more after {prompt[:30]!r} …"
         needed = f"with a prompt of {length} tokens the model has room for {room}"
         raise ParameterError("max_new_tokens", max_new_tokens, needed)
 
@@ -63,34 +67,31 @@ def continue_texts(
     seed: int = 0,
     **sampling: object,
 ) -> list[str]:
-    """The same for several prompts at once, as one batch, padded on the left.
+    """The same for several prompts, as a list; see `continuations`."""
+    found = continuations(model, tokenizer, prompts, max_new_tokens, seed, **sampling)
+    return [one.text for one in found]
+
+
+def continuations(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: list[str],
+    max_new_tokens: int = 100,
+    seed: int = 0,
+    **sampling: object,
+) -> Iterator[Written]:
+    """Continue any number of prompts, one batch after the other, padded on the left.
+
+    What is drawn depends on the whole batch, and each has a seed of its own: `seed` and the place
+    of its first prompt, added up.
 
     Args:
         sampling: `temperature`, `top_k` and `top_p`, and what else `generate` takes.
     """
-    import torch
-
     check_seed(seed)
     for prompt in prompts:
         check_prompt(prompt, max_new_tokens, tokenizer, context_length(model))
-    rows, end = tokenizer(prompts).input_ids, tokenizer.eos_token_id
-    padding = [max(map(len, rows)) - len(row) for row in rows]
-    ids = [[end] * n + row for n, row in zip(padding, rows, strict=True)]
-    mask = [[0] * n + [1] * len(row) for n, row in zip(padding, rows, strict=True)]
-    training = model.training
-    model.eval()
-    try:
-        with torch.random.fork_rng(range(torch.cuda.device_count())):
-            torch.manual_seed(seed)
-            output = model.generate(
-                input_ids=torch.tensor(ids, device=model.device),
-                attention_mask=torch.tensor(mask, device=model.device),
-                **sampling,
-                max_new_tokens=max_new_tokens,
-                do_sample=True,
-                use_cache=True,
-                pad_token_id=end,
-            )
-    finally:
-        model.train(training)
-    return tokenizer.batch_decode(output, skip_special_tokens=True)
+    sampling["max_new_tokens"] = max_new_tokens
+    for first in range(0, len(prompts), BATCH):
+        batch, own_seed = prompts[first : first + BATCH], (seed + first) % 2**32
+        yield from continue_batch(model, tokenizer, batch, own_seed, **sampling)

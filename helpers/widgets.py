@@ -8,7 +8,8 @@ import html
 from typing import TYPE_CHECKING
 
 from helpers.chunking import chunk
-from helpers.engine.page import few_numbers, page
+from helpers.engine.next_tokens import next_tokens
+from helpers.engine.page import page
 from helpers.engine.page_data import block_data, document_data
 from helpers.engine.writing import Background, Column, knobs
 from helpers.figures import heat_map, token_boxes, visible
@@ -61,23 +62,20 @@ def next_token(
 ) -> "HTML":
     """The likeliest tokens after a prompt, as a page with a slider for each knob.
 
+    The likeliest five go on from there when they are pressed, and so do those after them.
+
     Args:
         settings: Where the sliders start: `temperature`, `top_k`, `top_p` and `min_p`.
     """
-    import torch
     from IPython.display import HTML
 
     check_prompt(prompt, 0, tokenizer, context_length(model))
-    with torch.inference_mode():
-        seen = torch.tensor([tokenizer(prompt).input_ids], device=model.device)
-        logits = model(input_ids=seen, use_cache=False).logits[0, -1].float().cpu()
-    order = logits.argsort(descending=True)[:20].tolist()
+    ids = tokenizer(prompt).input_ids
+    [tree] = next_tokens(model, tokenizer, [ids], min(2, context_length(model) - len(ids)))
     start = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0} | settings
-    tokens = [tokenizer.decode([token]) for token in order]
-    data = {"prompt": prompt, "settings": start, "tokens": tokens, **few_numbers(logits.numpy())}
-    chances = zip(tokens, logits.softmax(-1)[order].tolist(), strict=True)
-    still = ", ".join(f"{visible(token)} {chance:.1%}" for token, chance in chances)
-    return HTML(page("next_token", data, f"The likeliest: {html.escape(still)}."))
+    still = html.escape(", ".join(visible(token) for token in tree["tokens"]))
+    data = {"prompt": prompt, "settings": start, "tree": tree}
+    return HTML(page("next_token", data, f"The likeliest, in order: {still}."))
 
 
 def playground(
@@ -120,17 +118,29 @@ def playground(
     return ipywidgets.VBox([text, *controls.values(), button, said, below])
 
 
-def typed_tokens(tokenizer: "PreTrainedTokenizerBase", sentence: str) -> "Widget":
-    """A line to type in, and the tokens of what stands there, with their ids."""
+def typed_tokens(
+    tokenizer: "PreTrainedTokenizerBase",
+    sentence: str,
+    second: "PreTrainedTokenizerBase | None" = None,
+) -> "Widget":
+    """A line to type in, and the tokens of what stands there, with their ids.
+
+    Args:
+        second: Another tokenizer, which is shown beside the first.
+    """
     import ipywidgets
 
     line = ipywidgets.Text(value=sentence, description="sentence", layout={"width": "95%"})
     boxes = ipywidgets.HTML()
 
     def draw(_=None) -> None:
-        ids = tokenizer(line.value, add_special_tokens=False).input_ids
-        row = token_boxes([tokenizer.decode([i]) for i in ids], labels=ids).data
-        boxes.value = f'<div role="status">{len(ids)} tokens</div>{row}'
+        columns = ""
+        for one in filter(None, (tokenizer, second)):
+            ids = one(line.value, add_special_tokens=False).input_ids
+            row = token_boxes([one.decode([i]) for i in ids], labels=ids).data
+            said = f"{len(ids)} tokens, from a vocabulary of {len(one):,}"
+            columns += f'<div style="flex:1"><div role="status">{said}</div>{row}</div>'
+        boxes.value = f'<div style="display:flex;gap:1.5em">{columns}</div>'
 
     line.observe(draw, "value")
     draw()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from helpers.errors import ParameterError
-from helpers.generation import check_prompt, continue_text, continue_texts
+from helpers.generation import check_prompt, continuations, continue_text, continue_texts
 from helpers.models import context_length, load_model
 
 PROMPT = "The sky is blue because the"
@@ -96,6 +96,41 @@ def test_prompts_of_different_lengths_are_continued_as_each_by_itself(model, tok
     assert tokenizer.pad_token is None  # what the training saves is left alone
 
 
+def test_batches_write_what_generate_writes_for_each_prompt_without_padding(
+    model, tokenizer, monkeypatch
+):
+    """Greedily; a frequent token stands for the end of a text, so that texts end anywhere."""
+    monkeypatch.setattr("helpers.generation.BATCH", 2)
+    model = copy.deepcopy(model)
+    end = model.generation_config.eos_token_id = tokenizer(" the").input_ids[0]
+    prompts = [PROMPT[:-4], "Bread", "A knife is so thin that", "Why is the sea salty?", "If it"]
+    found = list(continuations(model, tokenizer, prompts, 12, top_k=1))
+    kinds = set()
+    for prompt, one in zip(prompts, found, strict=True):
+        inputs = tokenizer(prompt, return_tensors="pt")
+        row = model.generate(**inputs, do_sample=False, max_new_tokens=12)[0]
+        new = row[inputs.input_ids.shape[1] :].tolist()
+        kinds.add(one.ended_by)
+        assert one.prompt == prompt and one.tokens == len(new) - (new[-1] == end)
+        assert one.ended_by == ("end of text" if new[-1] == end else "max_new_tokens")
+        assert one.text == tokenizer.decode(row, skip_special_tokens=True)
+    assert len(kinds) == 2 and len({one.tokens for one in found}) > 2
+
+
+def test_every_batch_has_its_own_seed_and_comes_again_by_it(model, tokenizer, monkeypatch):
+    monkeypatch.setattr("helpers.generation.BATCH", 2)
+    found = list(continuations(model, tokenizer, [PROMPT] * 5, 8, seed=2**32 - 2))
+    assert [one.seed for one in found] == [2**32 - 2] * 2 + [0] * 2 + [2]
+    assert len({one.text for one in found}) == 5
+    for first in (0, 2, 4):
+        part = found[first : first + 2]
+        assert part == list(continuations(model, tokenizer, [PROMPT] * len(part), 8, part[0].seed))
+
+
+def test_no_prompts_give_no_texts(model, tokenizer):
+    assert continue_texts(model, tokenizer, []) == []
+
+
 def test_of_several_prompts_the_one_that_does_not_fit_is_refused(model, tokenizer):
     with pytest.raises(ParameterError, match="max_new_tokens is 200"):
         continue_texts(model, tokenizer, [PROMPT, "water " * 100], 200)
@@ -149,7 +184,7 @@ def test_a_text_that_does_not_fit_is_refused_with_numbers(model, tokenizer):
         continue_text(model, tokenizer, PROMPT, room + 1)
     assert f"max_new_tokens is {room + 1}:" in str(error.value)
     assert f"prompt of {length} tokens" in str(error.value)
-    assert f"at most {room} more" in str(error.value)
+    assert f"at most {room} more after {PROMPT!r}" in str(error.value)
     check_prompt(PROMPT, room, tokenizer, context)
     with pytest.raises(ParameterError, match="at most 0 more"):
         check_prompt("a " * 2 * context, 1, tokenizer, context)

@@ -145,11 +145,31 @@ def test_the_page_of_documents_scores_texts_of_your_own(tokenizer):
 def test_the_next_token_page_holds_the_models_logits(tokenizer):
     model = load_model("embedded")
     text = next_token(model, tokenizer, "The <b> water", top_k=7).data
+    assert len(text.encode()) < 120_000
     data = data_of(text)
     with torch.no_grad():
         logits = model(torch.tensor([tokenizer("The <b> water").input_ids])).logits[0, -1]
-    assert data["logits"] == pytest.approx(logits.topk(300).values.tolist(), abs=1e-3)
-    assert data["tokens"][0] == tokenizer.decode([int(logits.argmax())])
+    assert data["tree"]["logits"] == pytest.approx(logits.topk(200).values.tolist(), abs=1e-3)
     assert data["settings"] == {"temperature": 1.0, "top_k": 7, "top_p": 1.0, "min_p": 0.0}
     with pytest.raises(ParameterError, match="prompt is ''"):
         next_token(model, tokenizer, "")
+
+
+def test_the_next_token_page_goes_no_further_than_the_context(tokenizer):
+    from helpers.models import load_model
+
+    text = next_token(load_model("embedded"), tokenizer, " a" * 255).data
+    data = json.loads(text.split('<script type="application/json">')[1].split("</script>")[0])
+    assert len(data["tree"]["next"]) == 5
+    assert not any("next" in node for node in data["tree"]["next"])
+
+
+def test_a_second_tokenizer_stands_beside_the_first(tokenizer):
+    single = tokenizer.train_new_from_iterator([], 257)  # bytes, and the end of a text
+    line, boxes = typed_tokens(tokenizer, "Water", single).children
+    for sentence in ("Water", "é <b>"):
+        line.value = sentence
+        counts = [len(tokenizer(sentence).input_ids), len(sentence.encode())]
+        said = re.findall(r"(\d+) tokens, from a vocabulary of ([\d,]+)", boxes.value)
+        assert said == [(str(counts[0]), "4,096"), (str(counts[1]), "257")]
+        assert boxes.value.count("<small>") == sum(counts) and "<b>" not in boxes.value

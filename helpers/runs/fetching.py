@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from helpers.hub.sources import EMBEDDED, locate, needs_fetching
 from helpers.runs.profiles import Settings, expand_settings, plan
+from helpers.runs.prompts import read_prompts
 
 
 def prefetch_command(profile: str, settings: Settings = ()) -> str:
@@ -33,7 +34,7 @@ def prefetch(profile: str, settings: Settings) -> str:
 
 
 def fetch(parameters: Mapping[str, Mapping[str, object]], command: str) -> None:
-    """Fetch the data sets and models that are not on this machine, and check the models.
+    """Fetch the data sets and models that are not on this machine; check models and prompts.
 
     Args:
         parameters: those of every step.
@@ -52,3 +53,4 @@ def fetch(parameters: Mapping[str, Mapping[str, object]], command: str) -> None:
             locate(kind, name, command)
         if kind == "model":
             check_model(name, command)
+    read_prompts(str(parameters.get("infer", {}).get("prompts_file", "")))

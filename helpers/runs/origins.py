@@ -1,4 +1,4 @@
-"""Which data set and model a step is made from just now, as far as a record can say it."""
+"""Which data set, model and prompts a step is made from just now, as far as a record can say."""
 
 import hashlib
 from collections.abc import Mapping
@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from helpers.engine.files import fingerprint
 from helpers.hub.download import cached, place_of
 from helpers.hub.packages import MODELS
-from helpers.hub.sources import EMBEDDED, base_of, local_path, matching_files
+from helpers.hub.sources import EMBEDDED, base_of, local_path, matching_files, resolve
 
 
 def sources(parameters: Mapping[str, object]) -> dict[str, str]:
-    """The state of the `dataset` and `model` among a step's parameters.
+    """The state of the `dataset`, `model` and `prompts_file` among a step's parameters.
 
     Of files it is their fingerprint, of a repository on the Hub the commit of the copy that lies on
     this machine, of adapters theirs and that of their base model.
@@ -30,4 +30,6 @@ def sources(parameters: Mapping[str, object]) -> dict[str, str]:
             folder = copy.folder
         if kind == "model" and folder and (base := base_of(folder)):
             states[kind] += " on " + sources({"model": base}).get("model", base)
+    if (file := parameters.get("prompts_file")) and (path := resolve(file)).is_file():
+        states["prompts_file"] = fingerprint(path, record=None)
     return states

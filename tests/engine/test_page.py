@@ -76,13 +76,13 @@ def test_the_script_draws_from_what_generate_draws_from():
 def test_a_large_vocabulary_in_few_numbers_gives_nearly_the_same(temperature):
     logits = np.random.default_rng(5).normal(-8, 2.5, 50_000)
     few = few_numbers(logits)
-    assert len(json.dumps(few)) < 10_000
+    assert len(json.dumps(few)) < 4_000
     setting = {"temperature": temperature, "top_k": 0, "top_p": 0.9, "min_p": 0.0}
     given = [few, setting]
     shares = run_script("next_token", "drawnFrom(allLogits(data[0]), data[1])", given)
     expected = by_transformers(logits, **setting)
     assert len(shares) == pytest.approx(len(expected), rel=0.03)
-    assert shares[:300] == pytest.approx(expected[:300], rel=2e-3)
+    assert shares[:200] == pytest.approx(expected[:200], rel=2e-3)
 
 
 def test_the_mask_of_a_block_is_a_staircase_for_each_document():

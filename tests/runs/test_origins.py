@@ -33,6 +33,14 @@ def test_of_files_it_is_what_they_contain(project):
     assert sources({"dataset": "c.jsonl"}) != sources({"dataset": "b.jsonl"})
 
 
+def test_of_prompts_it_is_what_their_file_contains(project):
+    (project / "a.txt").write_text("1")
+    assert changed({"prompts_file": "a.txt"}, lambda: (project / "a.txt").write_text("2")) == {
+        "prompts_file"
+    }
+    assert sources({"prompts_file": ""}) == {} == sources({"prompts_file": "none.txt"})
+
+
 def test_of_a_package_it_is_its_hash_and_without_a_name_there_is_none(project):
     assert sources({"model": "smollm2"}) == {"model": MODELS["smollm2"].hash}
     assert sources({"seed": 1}) == {} == sources({"dataset": "", "model": ""})

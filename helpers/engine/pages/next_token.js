@@ -40,12 +40,39 @@ const KNOBS = {
   min_p: [0, 0.5, 0.01],
 };
 
+// How many more tokens can be chosen, one after the other.
+function depthOf(node) {
+  return node && node.next ? 1 + Math.max(...node.next.map(depthOf)) : 0;
+}
+
+// A row of the table; `choose` is what a press of the token does, if it goes on from there.
+function row(token, before, after, longest, choose) {
+  const name = visible(token);
+  const press = { type: "button", onclick: choose, "aria-label": `${name}, go on from here` };
+  const bar = (share, kind) =>
+    make("div", { class: kind, style: `width:${(100 * share) / longest}%` });
+  return make(
+    "tr",
+    { class: after ? "" : "cut" },
+    make("th", { scope: "row", class: "token" }, choose ? make("button", press, name) : name),
+    make("td", { class: "number" }, percent(before)),
+    make("td", { class: "number" }, after ? percent(after) : "cut off"),
+    make(
+      "td",
+      { class: "share", "aria-hidden": "true" },
+      bar(before, "before"),
+      ...(after ? [bar(after, "after")] : []),
+    ),
+  );
+}
+
 function show(root, data) {
   const settings = { ...data.settings };
-  const logits = allLogits(data);
-  const before = softmax(logits);
+  const chosen = []; // the places of the tokens that were chosen, one after the other
+  const text = make("p", { "aria-live": "polite" });
   const said = make("p", { role: "status" });
   const rows = make("tbody");
+  let node, logits, before;
   const draw = () => {
     const after = drawnFrom(logits, settings);
     const left = before.slice(0, after.length).reduce((sum, share) => sum + share, 0);
@@ -55,23 +82,38 @@ function show(root, data) {
       `${counts[0]} of ${counts[1]} tokens can be drawn; without the knobs they have ` +
       `${percent(left)}.` + (cut ? " The others are cut off." : "");
     const longest = Math.max(before[0], after[0]);
-    const bar = (share, kind) =>
-      make("div", { class: kind, style: `width:${(100 * share) / longest}%` });
     rows.replaceChildren(
-      ...data.tokens.slice(0, 15).map((token, place) => {
-        const share = place < after.length ? after[place] : 0;
-        const bars = [bar(before[place], "before"), ...(share ? [bar(share, "after")] : [])];
-        return make(
-          "tr",
-          { class: share ? "" : "cut" },
-          make("th", { scope: "row", class: "token" }, visible(token)),
-          make("td", { class: "number" }, percent(before[place])),
-          make("td", { class: "number" }, share ? percent(share) : "cut off"),
-          make("td", { class: "share", "aria-hidden": "true" }, ...bars),
-        );
+      ...node.tokens.map((token, place) => {
+        const goesOn = place < after.length && node.next && node.next[place];
+        const choose = goesOn && (() => {
+          chosen.push(place);
+          arrive();
+          (rows.querySelector("button") || back).focus();
+        });
+        return row(token, before[place], after[place], longest, choose);
       }),
     );
   };
+  const arrive = () => {
+    node = data.tree;
+    const tokens = chosen.map((place) => {
+      const token = node.tokens[place];
+      node = node.next[place];
+      return visible(token);
+    });
+    logits = allLogits(node);
+    before = softmax(logits);
+    text.replaceChildren("After ", make("q", {}, data.prompt));
+    if (tokens.length) text.append(" ", make("b", { class: "token" }, tokens.join("")));
+    back.disabled = !tokens.length;
+    draw();
+  };
+  const step = () => {
+    const place = chosen.pop();
+    arrive();
+    (rows.rows[place].querySelector("button") || rows.querySelector("button"))?.focus();
+  };
+  const back = make("button", { type: "button", onclick: step }, "Step back");
   const knobs = Object.entries(KNOBS).map(([name, range]) => {
     const most = name === "top_k" ? Math.max(range[1], settings[name]) : range[1];
     return slider(name, settings[name], [range[0], most, range[2]], (value) => {
@@ -81,8 +123,13 @@ function show(root, data) {
   });
   const heads = ["token", "as it is", "drawn from"].map((name) => make("th", { scope: "col" }, name));
   const table = make("table", {}, make("thead", {}, make("tr", {}, ...heads)), rows);
-  table.setAttribute("aria-label", "The likeliest tokens after the prompt");
-  const prompt = make("p", {}, "After ", make("q", {}, data.prompt));
-  root.append(prompt, make("div", { class: "knobs" }, ...knobs), said, table);
-  draw();
+  table.setAttribute("aria-label", "The likeliest tokens after the text");
+  const depth = depthOf(data.tree);
+  const most = data.tree.next ? data.tree.next.length : 0;
+  const hint =
+    `Press a framed token to go on from there. The page holds what may follow the ${most} ` +
+    `likeliest tokens, ${depth} deep.`;
+  root.append(text, ...(depth ? [make("p", {}, hint, " ", back)] : []));
+  root.append(make("div", { class: "knobs" }, ...knobs), said, table);
+  arrive();
 }
