@@ -126,6 +126,7 @@ RULES: dict[str, dict[str, Rule]] = {
     },
     "infer": {
         "prompt": Rule("Bread rises because"),
+        "prompts_file": OPTIONAL,
         "max_new_tokens": Rule(100, 1),
         "top_k": Rule(50, 0),
         "top_p": Rule(0.95, 0, 1),

@@ -5,6 +5,7 @@ import shlex
 import subprocess
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 
 from helpers.engine.svg import svg
@@ -67,7 +68,7 @@ def write_report(run: Run) -> Path:
         documents=sorted(documents, key=lambda row: -row["gain"])[:MOST],
         count=len(documents),
         heat_maps=(run.path("evaluate") / "heat_maps.html").read_text(encoding="utf-8"),
-        generated=json.loads((run.path("infer") / "texts.json").read_text(encoding="utf-8")),
+        generated=_first_texts(run.path("infer") / "texts.jsonl"),
         numbers=[{"name": key, "value": value} for key, value in metrics.items()],
         steps=[_step_row(name, record) for name, record in records.items()],
         notebooks=_notebooks(run),
@@ -110,6 +111,12 @@ def _card(
         "Command": shlex.join(command),
     }
     return {name: value for name, value in card.items() if value}
+
+
+def _first_texts(path: Path) -> list[dict]:
+    """The first texts of a file that may have many."""
+    with path.open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in islice(lines, 10)]
 
 
 def _commit() -> str:

@@ -24,6 +24,28 @@ def test_notebooks_as_pages(notebook, theme, findings, tmp_path):
     assert findings(page) == []
 
 
+def test_the_next_token_page_goes_on_and_back_by_keyboard(context, tmp_path):
+    from nbconvert import HTMLExporter
+
+    path = tmp_path / "page.html"
+    path.write_text(HTMLExporter().from_filename(NOTEBOOKS[6])[0], encoding="utf-8")
+    page = context.new_page()
+    page.goto(path.as_uri())
+    part = page.locator(".by-hand", has_text="Step back")
+    framed, back = part.locator("tbody button"), part.get_by_role("button", name="Step back")
+    framed.nth(1).focus()
+    chosen, left = framed.nth(1).inner_text(), []
+    for _ in range(2):
+        page.keyboard.press("Enter")
+        left.append(framed.count())
+    assert left == [5, 0] and chosen in part.locator("b").inner_text()
+    page.keyboard.press("Enter")  # the last press has left the focus on the step back
+    back.press("Enter")
+    assert back.is_disabled() and not part.locator("b").count()
+    assert framed.nth(1).evaluate("button => button === document.activeElement")
+    page.close()
+
+
 @pytest.fixture
 def comparison(tmp_path):
     """A page of three runs whose table is wider than the window."""

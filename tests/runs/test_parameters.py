@@ -124,6 +124,7 @@ EXPECTED = {
     },
     "infer": {
         "prompt": TEXT,
+        "prompts_file": OPTIONAL,
         "max_new_tokens": SIZE,
         "top_k": (int, (-1,), (0, 50), ("whole number", "0")),
         "top_p": (float, (-0.01, 1.01, 2), (0, 0.95, 1), ("between 0 and 1",)),

@@ -54,7 +54,7 @@ FILES = {
         ),
         "heat_maps.html": heat_map("a b", [(0, 1), (2, 3)], {HOSTILE: [1.0, 2.0]}).data,
     },
-    "infer": {"texts.json": json.dumps([{"model": HOSTILE, "text": HOSTILE}])},
+    "infer": {"texts.jsonl": json.dumps({"model": HOSTILE, "text": HOSTILE})},
 }
 PARAMETERS = {"infer": {"prompt": HOSTILE}}
 
@@ -173,14 +173,14 @@ def test_the_documents_are_rows_to_sort_and_to_open(run):
 
 
 def test_a_report_that_cannot_be_written_does_not_undo_the_step(run, capsys):
-    (run / "06_infer" / "texts.json").unlink()
+    (run / "06_infer" / "texts.jsonl").unlink()
     do(run, "infer")
     assert write_if_complete(Run(run)) == run / "report.html"
-    FILES["infer"]["texts.json"], kept = "no JSON", FILES["infer"]["texts.json"]
+    FILES["infer"]["texts.jsonl"], kept = "no JSON", FILES["infer"]["texts.jsonl"]
     try:
         do(run, "infer")
     finally:
-        FILES["infer"]["texts.json"] = kept
+        FILES["infer"]["texts.jsonl"] = kept
     assert "The report was not written (JSONDecodeError" in capsys.readouterr().out
     assert Run(run).problem("infer") is None
 
