@@ -89,8 +89,18 @@ def stops(result: object) -> str | None:
     if isinstance(result, TimeoutError):
         return f"has not ended after {LIMIT:g} seconds. Does each round of its loop move on?"
     if isinstance(result, Exception):
-        return f"stops with {type(result).__name__}: {result}".rstrip(": ") + "."
+        why = f"stops with {type(result).__name__}: {result}".rstrip(": ") + "."
+        return f"{why} {_meaning(result)}".rstrip()
     return None
+
+
+def _meaning(error: Exception) -> str:
+    """What two frequent messages of Python mean to a beginner."""
+    if isinstance(error, IndexError):
+        return "It looks beyond the end of a list."
+    if isinstance(error, TypeError) and "list" in str(error):
+        return "A list is no number: go through it in a loop, or make an array, `np.array(…)`."
+    return ""
 
 
 def _agrees(function: Callable, given: list, cases: Sequence[tuple], where: tuple) -> bool:

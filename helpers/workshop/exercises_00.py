@@ -54,6 +54,10 @@ PAIRS = by_cases(
             "The last token has no token after it, so it is in no pair as the one that is seen.",
         ),
         (
+            lambda ids: _pairs(ids)[0],
+            "Only the first pair comes back: does `return` stand inside the loop?",
+        ),
+        (
             lambda ids: list(zip(ids, ids[2:], strict=False)),
             "The shift is by two places: every pair leaves a token out.",
         ),

@@ -72,7 +72,10 @@ COPIES = by_cases(
             [["a b", "b c", "c d"], ["x y", "y z"]],
             [["b c", "c d", "d e", "e f", "f g"], ["p q"], ["y z", "z w", "w v"]],
         ),
-        ([["a b", "b c", "c d"], ["e f", "f g", "g h"]], [["b c", "f g", "k l"], ["a b", "b c"]]),
+        (
+            [["a b", "b c", "c d"], ["e f", "f g", "g h"]],
+            [["b c", "f g", "k l"], ["a b", "b c"], ["e f", "f g", "g h"]],
+        ),
         (
             [["a b", "b c", "c d", "d e", "e f"], ["w a", "a b", "b c", "c x", "x y"], ["k l"]],
             [["a b", "b c"]],
@@ -80,6 +83,14 @@ COPIES = by_cases(
         ([["a b", "b c"]], [["c d", "d e"]]),
     ],
     [
+        (
+            lambda train, test: [],
+            "No copy is found here. Which runs do the first documents of both parts share?",
+        ),
+        (
+            lambda train, test: [i for i, one in enumerate(test) if one in train],
+            "Only exact copies are found. A near-duplicate shares half of the runs or more.",
+        ),
         (
             lambda train, test: _copies(train, test, lambda one, other: one),
             "The share is of the test document's runs. If that one is longer than what it copies, "
@@ -131,6 +142,7 @@ COPIES = by_cases(
 GROUPS = [
     [0, 0, 1, 2, 2, 2, 3, 4, 5, 5, 6, 7, 8, 9, 9, 10, 11, 12, 13, 13],
     [7, 1, 2, 7, 3, 4, 5, 6, 7, 8, 9, 10, 11, 1, 12, 13, 14, 15, 16, 1],
+    [0, 0, 0, 1, 1, 2, 2, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14],
     list(range(30)),
 ]
 LOW, HIGH = 0.1, 0.3
@@ -154,9 +166,10 @@ def _judge_split(answer: object) -> str | None:
 
 
 def _problem_of_split(groups: list[int], names: object) -> str | None:
-    if not isinstance(names, list) or len(names) != len(groups):
-        count = len(names) if isinstance(names, list) else shown(names)
-        return f"{len(groups)} documents were given, and {count} names came back."
+    if not isinstance(names, list):
+        return f"{shown(names)} is not a list with the name of a part for each document."
+    if len(names) != len(groups):
+        return f"{len(groups)} documents were given, and {len(names)} names came back."
     if strange := [name for name in names if name not in PARTS]:
         return f"{shown(strange[0])} is the name of no part; there are {', '.join(PARTS)}."
     for group in dict.fromkeys(groups):

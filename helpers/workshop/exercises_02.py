@@ -26,6 +26,14 @@ BYTES = by_cases(
             "The spaces are not counted. A space belongs to its token, and is a byte.",
         ),
         (
+            lambda tokens: len(" ".join(tokens).encode()) / len(tokens),
+            "Spaces were put between the tokens. A token that follows a space has it already.",
+        ),
+        (
+            lambda tokens: len("".join(tokens).encode()) // len(tokens),
+            "The mean is rounded down: `//` drops what comes after the point.",
+        ),
+        (
             lambda tokens: len("".join({*tokens}).encode()) / len({*tokens}),
             "A token that comes twice was counted once. The text has it twice.",
         ),
@@ -50,9 +58,9 @@ BYTES = by_cases(
 )
 
 
-def _merge(tokens: list[str], pair: tuple[str, str]) -> list[str]:
+def _merge(tokens: list[str], pair: tuple[str, str], left_out: int = 0) -> list[str]:
     merged, i = [], 0
-    while i < len(tokens):
+    while i < len(tokens) - left_out:
         found = tuple(tokens[i : i + 2]) == tuple(pair)
         merged.append("".join(pair) if found else tokens[i])
         i += 2 if found else 1
@@ -114,6 +122,10 @@ MERGE = by_cases(
             _merge_overlapping,
             "Two merges share a token. Once two tokens are merged, the next merge begins after "
             "them.",
+        ),
+        (
+            lambda tokens, pair: _merge(tokens, pair, 1),
+            "The last token is lost where it is not merged: the loop ends before it.",
         ),
         (_merge_either, "The order matters: the pair (t, h) is not the pair (h, t)."),
         (lambda tokens, pair: tokens, "Nothing was merged."),

@@ -36,6 +36,14 @@ COUNT = by_cases(
             "The tail is dropped. The last block may be shorter, and its tokens count.",
         ),
         (
+            lambda lengths, size: divmod(sum(lengths) + len(lengths), size),
+            "Full blocks alone are counted. The last block may be shorter, and is one, too.",
+        ),
+        (
+            lambda lengths, size: _blocks(lengths, size)[0],
+            "That is the number of blocks. How many tokens the last one has is asked for, too.",
+        ),
+        (
             lambda lengths, size: ((sum(lengths) + len(lengths)) // size + 1, size),
             "The last block is not always full, and there is not always one more.",
         ),
@@ -70,6 +78,12 @@ def _chunk(documents: list[list[int]], size: int, eos: int) -> list[list[int]]:
     return [block for ids in documents for block in _cut([*ids, eos], size)]
 
 
+def _cut_first(ids: list[int], size: int, eos: int) -> list[list[int]]:
+    """End-of-text put to the last block once the document is cut."""
+    *blocks, last = _cut(ids, size)
+    return [*blocks, [*last, eos]]
+
+
 CHUNK = by_cases(
     _chunk,
     [
@@ -94,6 +108,11 @@ CHUNK = by_cases(
         (
             lambda d, size, eos: [b for ids in d for b in _cut([eos, *ids], size)],
             "End-of-text stands before each document. It belongs after it.",
+        ),
+        (
+            lambda d, size, eos: [b for ids in d for b in _cut_first(ids, size, eos)],
+            "Some blocks are longer than block_size: a document was cut before end-of-text was "
+            "added to it.",
         ),
         (
             lambda d, size, eos: [[*b, eos] for ids in d for b in _cut(ids, size)],

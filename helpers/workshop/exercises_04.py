@@ -80,6 +80,12 @@ STEP = by_cases(
             "This is the gradient. A step takes the learning rate times it from the logits.",
         ),
         (
+            lambda logits, target, rate: [
+                rate * (p - (i == target)) for i, p in enumerate(softmax(logits))
+            ],
+            "This is how far the logits move. Where are they after the step?",
+        ),
+        (
             lambda logits, target, rate: softmax(_step(logits, target, rate)),
             "These are probabilities after the step. The logits themselves are what moves.",
         ),
@@ -105,7 +111,7 @@ def _judge_experiment(answer: object) -> str | None:
     """Look whether a run changes one thing, and has a folder of its own."""
     answer = plain(answer)
     if not isinstance(answer, Mapping):
-        return f'{shown(answer)} is not a dictionary, such as {{"run_dir": …, "seed": …}}.'
+        return f'{shown(answer)} is not a dictionary, such as {{"run_dir": …, "NAME": …}}.'
     settings = {str(key).removeprefix("train."): value for key, value in answer.items()}
     folder = settings.pop("run_dir", None)
     if not isinstance(folder, str) or not folder.strip():

@@ -44,6 +44,10 @@ PERPLEXITY = by_cases(
             "exp was taken twice.",
         ),
         (
+            lambda losses, tokens: 1 / _by_losses(losses, tokens),
+            "A perplexity is never below 1. A loss has its minus sign already.",
+        ),
+        (
             lambda losses, tokens: math.log(
                 _by_losses([math.exp(loss) for loss in losses], tokens)
             ),
@@ -132,6 +136,13 @@ BITS = by_cases(
         (
             _with(unit=lambda text, model: math.prod(model) / math.log(2)),
             "These are the bits of the whole text.",
+        ),
+        (
+            lambda text, first, second: (
+                _better(text, first, second)[0] + 1,
+                _better(text, first, second)[1],
+            ),
+            "The number is right, the model is not: they are counted from 0.",
         ),
         (
             lambda text, first, second: _better(text, first, second)[0],
@@ -223,7 +234,8 @@ COMPARISON = by_cases(
             "This is the ratio of the documents' mean perplexities. Count all tokens together.",
         ),
     ],
-    "First ask whether the two may be compared at all, then divide their perplexities.",
+    "First ask whether the two may be compared at all (if not, `None`), then divide their "
+    "perplexities.",
 )
 
 EXERCISES = (

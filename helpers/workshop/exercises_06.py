@@ -35,6 +35,14 @@ SOFTEN = by_cases(
             "Temperature 0 is no division: it is the limit in which the likeliest token gets all.",
         ),
         (
+            lambda logits, t: softmax(logits, t) if t else max(logits),
+            "This is the highest logit. At temperature 0, too, each token has a probability.",
+        ),
+        (
+            lambda logits, t: softmax(logits, t) if t else logits.index(max(logits)),
+            "This is a place. At temperature 0, too, each token has a probability.",
+        ),
+        (
             lambda logits, t: softmax([logit * t for logit in logits]),
             "The logits are multiplied: a low temperature should sharpen, and this one flattens.",
         ),
@@ -152,7 +160,7 @@ def _judge_knobs(answer: object) -> str | None:
             f"The temperature is {temperature:g}: the logits are divided by it, so it is above 0."
         )
     if top_k < 0 or top_k != int(top_k) or not 0 < top_p <= 1:
-        return "top_k is a whole number of at least 0 (0: all), and top_p lies between 0 and 1."
+        return "top_k is a whole number of at least 0 (0: all), and top_p is above 0 and at most 1."
     probabilities = softmax(LOGITS, temperature)
     order = sorted(range(len(LOGITS)), key=lambda i: -probabilities[i])
     probabilities = _keep(probabilities, order[: int(top_k) or len(LOGITS)])

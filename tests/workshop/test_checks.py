@@ -152,6 +152,34 @@ def group_by_group(groups):
     return [part_of[group] for group in groups]
 
 
+def until_full(groups, share):
+    """Groups go to a part until it has its share, whatever the size of the last one."""
+    part_of, filled = {}, {"test": 0, "validation": 0}
+    for group in dict.fromkeys(groups):
+        part = next((p for p in filled if filled[p] < share * len(groups)), "train")
+        part_of[group] = part
+        filled[part] = filled.get(part, 0) + groups.count(group)
+    return [part_of[group] for group in groups]
+
+
+def without_last(tokens, pair):
+    """The loop over all tokens that have one after them."""
+    done, i = [], 0
+    while i < len(tokens) - 1:
+        done.append(tokens[i] + tokens[i + 1] if [*pair] == tokens[i : i + 2] else tokens[i])
+        i += 2 if [*pair] == tokens[i : i + 2] else 1
+    return done
+
+
+def closed_afterwards(documents, size, eos):
+    """A document is cut, and its last block gets the end-of-text."""
+    blocks = []
+    for ids in documents:
+        blocks += [ids[i : i + size] for i in range(0, len(ids), size)]
+        blocks[-1].append(eos)
+    return blocks
+
+
 def own_labels(ids, length):
     return torch.where(torch.arange(len(ids)) < length, torch.tensor(ids), -100)
 
@@ -252,7 +280,8 @@ WRONG = {
         (lambda ids: list(zip(ids, np.roll(ids, -1).tolist(), strict=True)), "as `roll` does"),
         (lambda ids: [(ids[i], ids[i + 2]) for i in range(len(ids) - 2)], "by two places"),
         (lambda ids: [(ids[i], ids[i + 1]) for i in range(len(ids) - 2)], "missing at the end"),
-        (lambda ids: [(ids[i], ids[i + 1]) for i in range(len(ids))], "IndexError"),
+        (lambda ids: [(ids[i], ids[i + 1]) for i in range(len(ids))], "beyond the end of a list"),
+        (lambda ids: next((ids[i], ids[i + 1]) for i in range(len(ids))), "inside the loop"),
         ([(5, 9), (9, 2)], "is not a function"),
     ],
     "0.2": [
@@ -263,6 +292,7 @@ WRONG = {
         (lambda p: np.exp(-np.log(p).mean()), "the perplexity"),
         (lambda p: 1 - np.mean(p), "1 − p"),
         (lambda p: -np.log10(p).mean(), "base 10"),
+        (lambda p: -math.log(p), "A list is no number"),
     ],
     "0.3": [
         (lambda logits, t, g: int(np.argmax(logits)), "greedy"),
@@ -284,6 +314,8 @@ WRONG = {
         (lambda train, test: copies(train, test, of=lambda one, other: other), "training doc"),
         (lambda train, test: copies(train, test, of=max), "the longer document's"),
         (lambda train, test: copies(train, test, 0.51), "Exactly half"),
+        (lambda train, test: copies(train, test, 1, of=max), "Only exact copies"),
+        (lambda train, test: [], "No copy is found"),
         (lambda train, test: copies(train, test, 1e-9), "One run in common"),
         (lambda train, test: copies([sum(train, [])], test), "as one document"),
         (lambda train, test: copies(test, train), "places in `train`"),
@@ -306,6 +338,8 @@ WRONG = {
         ),
         (lambda g: ["train"] * len(g), "no document is in 'validation'"),
         (lambda g: by_groups(g, (0.05, 0.4)), "which is not between"),
+        (lambda g: until_full(g, 0.3), "'test' gets 40% of the documents"),
+        (lambda g: dict.fromkeys(g, "train"), "is not a list with the name of a part for each"),
         (lambda g: [name.replace("validation", "dev") for name in by_groups(g)], "name of no part"),
     ],
     "2.1": [
@@ -315,6 +349,8 @@ WRONG = {
             lambda tokens: sum(len(t.strip().encode()) for t in tokens) / len(tokens),
             "spaces are not",
         ),
+        (lambda tokens: len(" ".join(tokens).encode()) / len(tokens), "put between the tokens"),
+        (lambda tokens: sum(len(t.encode()) for t in tokens) // len(tokens), "rounded down"),
         (lambda tokens: np.mean([len(t.encode()) for t in set(tokens)]), "counted once"),
         (lambda tokens: len("".join(tokens).split()) / len(tokens), "words per token"),
         (lambda tokens: sum(len(t.encode()) for t in tokens), "for all tokens"),
@@ -335,6 +371,7 @@ WRONG = {
             "still there",
         ),
         (lambda tokens, pair: list(tokens), "Nothing was merged"),
+        (without_last, "The last token is lost"),
         (
             lambda tokens, pair: (
                 merge_by_text(tokens, pair[::-1])
@@ -362,6 +399,8 @@ WRONG = {
             "end-of-text tokens are missing",
         ),
         (lambda n, size: (sum(n) + len(n)) // size, "Lay the documents"),
+        (lambda n, size: math.ceil((sum(n) + len(n)) / size), "asked for, too"),
+        (lambda n, size: divmod(sum(n) + len(n), size), "Full blocks alone"),
         (lambda n, size: ((sum(n) + len(n)) // size, size), "tail is dropped"),
         (
             lambda n, size: (math.ceil((sum(n) + len(n)) / size), (sum(n) + len(n)) % size),
@@ -393,6 +432,7 @@ WRONG = {
             lambda d, size, eos: [[*b, eos] for one in d for b in blocks_of([one], size)],
             "follows each block",
         ),
+        (closed_afterwards, "longer than block_size"),
         (lambda d, size, eos: [[*one, eos][:size] for one in d], "beyond it is lost"),
         (lambda d, size, eos: [[*one, eos] for one in d], "Nothing is cut"),
         (
@@ -423,6 +463,7 @@ WRONG = {
         (lambda x, t, rate: np.array(x) - rate * np_softmax(x), "Every logit goes down"),
         (lambda x, t, rate: np.array(x) + rate * np.eye(len(x))[t], "Only the target's"),
         (lambda x, t, rate: autograd_step(x, t, 1.0), "learning rate makes no"),
+        (lambda x, t, rate: np.array(x) - autograd_step(x, t, rate).numpy(), "Where are they"),
         (lambda x, t, rate: np_softmax(autograd_step(x, t, rate).tolist()), "are probabilities"),
     ],
     "4.3": [
@@ -453,6 +494,7 @@ WRONG = {
         (lambda losses, tokens: np.average(np.exp(losses), weights=tokens), "by tokens"),
         (lambda losses, tokens: np.exp(sum(losses) / sum(tokens)), "per token already"),
         (lambda losses, tokens: np.exp(np.dot(losses, tokens) / len(tokens)), "How many tokens"),
+        (lambda losses, tokens: 1 / over_tokens(losses, tokens), "never below 1"),
         (lambda losses, tokens: 7.0, "one of 5?"),
     ],
     "5.2": [
@@ -473,6 +515,7 @@ WRONG = {
         (lambda *a: better(*a, size=len), "bits per character"),
         (lambda *a: better(*a, size=lambda text: 1), "bits of the whole text"),
         (lambda text, a, b: [better(text, one)[1] for one in (a, b)], "of both"),
+        (lambda *a: (1 + better(*a)[0], better(*a)[1]), "counted from 0"),
         (lambda *a: better(*a)[1], "return two numbers"),
         (lambda *a: better(*a)[0], "return two numbers"),
     ],
@@ -482,11 +525,14 @@ WRONG = {
         (lambda a, b: ratio(a, b, ("documents", "tokens")), "Their contexts differ"),
         (lambda a, b: ratio(a, b, ("documents", "context")), "more tokens for one"),
         (lambda a, b: ratio(a, b, upside_down=True), "upside down"),
+        (lambda a, b: ratio(a, b) or "not comparable", "(if not, `None`)"),
     ],
     "6.1": [
         (lambda x, t: np_softmax([i / t for i in x]), "no division"),
         (lambda x, t: torch.softmax(torch.tensor(x) / t, 0), "no division"),
         (lambda x, t: np_softmax(np.array(x) * t), "multiplied"),
+        (lambda x, t: torch_soften(x, t) if t else max(x), "the highest logit"),
+        (lambda x, t: torch_soften(x, t) if t else int(np.argmax(x)), "a place"),
         (lambda x, t: np.exp(np.array(x) / t) if t else torch_soften(x, 0), "add up to 1"),
         (lambda x, t: np_softmax(x) / t if t else torch_soften(x, 0), "after softmax"),
         (lambda x, t: np_softmax(x, t or 1), "not the same as 1"),
@@ -505,6 +551,7 @@ WRONG = {
         ((1.0, 4, 1.0), "too sure"),
         ((5.0, 4, 1.0), "not sure enough"),
         ((1.8, 4), "not three numbers"),
+        ((1.8, 4, 0), "top_p is above 0"),
     ],
 }
 
