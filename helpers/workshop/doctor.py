@@ -27,7 +27,7 @@ from helpers.workshop.measuring import kernel_prefix, other_kernels, products, t
 PROJECT = Path(__file__).parents[2]
 OK, WARN, FAIL = "ok", "warn", "fail"
 GB = 1e9
-# `make run` on the machine where both were measured: all six notebooks, and the five steps below.
+# On the machine where both were measured: all six notebooks, and the five steps below.
 RUN_SECONDS, RUN_SPEED = 70.4, 6800.0  # seconds; tokens per second
 NETWORK_TIMEOUT = 4.0  # seconds
 
@@ -219,10 +219,10 @@ def check_processor() -> Line:
 
 
 def check_training() -> Line:
-    """The speed of five steps of training, and how long `make run` will take by it."""
+    """The speed of five steps of training, and how long a whole run will take by it."""
     speed = training_speed()
     minutes = RUN_SECONDS * RUN_SPEED / speed / 60
-    found = f"{speed:,.0f} tokens per second: `make run` takes about {minutes:.1f} minutes"
+    found = f"{speed:,.0f} tokens per second: all six notebooks take about {minutes:.1f} minutes"
     if minutes > 10:
         return Line("training", WARN, found, "start it before the class, or pair up")
     return Line("training", OK, found)
