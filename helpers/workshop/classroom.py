@@ -99,7 +99,7 @@ def save_result(name: str, run_dir: str = RUN_DIR, folder: str | Path = PROJECT 
     path = Path(folder) / f"result-{folded}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, asdict(result))
-    print(f"{name} has perplexity {result.perplexity:.2f}: hand {path.name} in.")
+    print(f"{name} has perplexity {result.perplexity:.2f}: hand in {path.name}, in {path.parent}.")
     return path
 
 
