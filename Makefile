@@ -55,7 +55,7 @@ bench-perplexity: env build/peers  ## the same for perplexity alone
 bench-training: env  ## the same for training alone
 	@$(BIN)/python -m tests.benchmarks.training
 
-bench-batch: env  ## what the runner itself costs, in one run and in a sweep of 24; trainings beside each other
+bench-batch: env  ## what the runner itself costs, in one run and in a sweep of 12; trainings beside each other
 	@$(BIN)/python -m tests.benchmarks.batch
 
 bench-gpu: env  ## the same for training on a CUDA GPU

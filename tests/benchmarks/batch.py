@@ -1,10 +1,10 @@
 """What the runner itself costs, and what trainings beside each other: `python -m
 tests.benchmarks.batch`.
 
-One run of the six notebooks, and a sweep of 24, on the embedded default, in empty folders. The work
-of a run is what its cells take, as papermill has measured it; the rest of the command's time is the
-runner's. `python -m tests.benchmarks.batch beside` measures only the trainings beside each other:
-one, two and three processes that train the embedded model at once.
+One run of the six notebooks on the embedded default, and the sweep that chose its learning rate and
+epochs, in empty folders. The work of a run is what its cells take, as papermill has measured it;
+the rest of the command's time is the runner's. `python -m tests.benchmarks.batch beside` measures
+only the trainings beside each other: one, two and three processes that train the embedded model.
 """
 
 import json
@@ -15,17 +15,10 @@ import tempfile
 import time
 from pathlib import Path
 
-import yaml
-
 from helpers.hub.sources import PROJECT
 from tests.benchmarks.results import record, table
 
-SWEEP = {
-    "grid": {
-        "train.learning_rate": [1e-4, 3e-4, 1e-3, 3e-3],
-        "chunk.block_size": [32, 48, 64, 96, 128, 192],
-    }
-}
+SWEEP = PROJECT / "notebooks" / "profiles" / "sweep-tiny.yaml"
 JOBS = 2
 WINDOW = 20.0  # seconds in which the tokens of trainings beside each other are counted
 # as the package sets it, and what the OpenMP libraries do by themselves
@@ -137,19 +130,19 @@ def main() -> None:
         one = timed("run", "--run-dir", str(folder / "run"))
         own = one - cells(folder / "run")
         again = timed("run", "--run-dir", str(folder / "run"))
-        (folder / "sweep.yaml").write_text(yaml.safe_dump(SWEEP))
-        many = timed(
-            "sweep",
-            str(folder / "sweep.yaml"),
-            "--sweep-dir",
-            str(folder / "out"),
-            "--jobs",
-            str(JOBS),
-        )
+        many = timed("sweep", str(SWEEP), "--sweep-dir", str(folder / "out"), "--jobs", str(JOBS))
         own_many = many - cells(folder / "out") / JOBS
         records = [
             json.loads(path.read_text()) for path in sorted((folder / "out").glob("*/run.json"))
         ]
+    chosen = [
+        {
+            "learning rate": f"{record['parameters']['train']['learning_rate']:g}",
+            "epochs": f"{record['parameters']['train']['num_train_epochs']:g}",
+            "perplexity on validation": f"{record['metrics']['perplexity_validation']:.2f}",
+        }
+        for record in records
+    ]
     work = sum(r["metrics"]["seconds_train"] + r["metrics"]["seconds_evaluate"] for r in records)
     rows = [
         {"": "one run", "seconds": f"{one:.1f}", "of the runner": f"{own:.1f}"},
@@ -169,7 +162,7 @@ def main() -> None:
         f"Training and evaluation in the sweep took {work:,.0f} seconds in all; the sweep "
         f"took {many / (work / JOBS):.2f} times that, divided by {JOBS}. "
         f"The runner's own part of it is {own_many / many:.1%}: all that is not in a cell, "
-        f"and {JOBS - 1} of {JOBS} waiting for the last run."
+        f"and {JOBS - 1} of {JOBS} waiting for the last run.\n\n{table(chosen)}"
     )
     record("Batch runs", text)
     measure_beside()
