@@ -114,7 +114,9 @@ def _card(
 
 
 def _first_texts(path: Path) -> list[dict]:
-    """The first texts of a file that may have many."""
+    """The first texts of a file that may have many; RunError where an older notebook left none."""
+    if not path.is_file():
+        raise RunError(f"06_infer has no {path.name}: run notebook 06 again")
     with path.open(encoding="utf-8") as lines:
         return [json.loads(line) for line in islice(lines, 10)]
 
