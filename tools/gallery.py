@@ -3,6 +3,7 @@
 import datetime
 import json
 import sys
+import textwrap
 
 from helpers.errors import UserError
 from helpers.hub.sources import PROJECT
@@ -21,7 +22,7 @@ def gallery(run: Run, date: datetime.date) -> str:
     table = json.loads((run.path("evaluate") / "perplexity.json").read_text(encoding="utf-8"))
     found = {(row["definition"], row["model"]): row["perplexity"] for row in table}
     pairs = json.loads((run.path("infer") / "pairs.json").read_text(encoding="utf-8"))[:TEXTS]
-    return render(
+    page = render(
         "gallery.md.j2",
         model=parameters["train"]["model"],
         data=parameters["load"]["dataset"],
@@ -40,6 +41,15 @@ def gallery(run: Run, date: datetime.date) -> str:
         high=metrics["perplexity_ratio_high"],
         pairs=[(pair.pop("prompt"), pair) for pair in pairs],
     )
+    return "".join(map(_wrapped, page.splitlines()))
+
+
+def _wrapped(line: str) -> str:
+    """A line of Markdown in lines of at most 100 characters; those of a quotation stay in it."""
+    if len(line) <= 100:
+        return f"{line}\n"
+    mark = "> " if line.startswith("> ") else ""
+    return textwrap.fill(line, 100, subsequent_indent=mark, break_long_words=False) + "\n"
 
 
 def main() -> None:

@@ -185,10 +185,12 @@ def test_a_report_that_cannot_be_written_does_not_undo_the_step(run, capsys):
     assert Run(run).problem("infer") is None
 
 
-def test_a_run_of_an_older_notebook_06_has_no_report_and_a_sentence(run, capsys):
-    (run / "06_infer" / "texts.jsonl").unlink()
-    assert write_if_complete(Run(run)) is None
-    said = "The report was not written (RunError: 06_infer has no texts.jsonl: run notebook 06 again)"
+def test_a_run_of_an_older_notebook_06_has_no_report_and_a_sentence(run, capsys, monkeypatch):
+    monkeypatch.delitem(FILES["infer"], "texts.jsonl")
+    do(run, "infer")
+    said = (
+        "The report was not written (RunError: 06_infer has no texts.jsonl: run notebook 06 again)"
+    )
     assert said in capsys.readouterr().out
 
 
