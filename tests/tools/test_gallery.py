@@ -61,7 +61,8 @@ def test_it_shows_the_numbers_and_the_first_texts_of_a_run(run, monkeypatch):
     page = gallery(run, DATE)
     assert "| rolling | 54.04 | 35.98 |\n| stride | 51.50 | 33.25 |" in page
     assert "0.666 (95 % interval 0.650 to 0.680)" in page
-    assert "2026-11-27 from seed 42 of the training and seed 7 of the drawing" in " ".join(page.split())
+    made = "2026-11-27 from seed 42 of the training and seed 7 of the drawing"
+    assert made in " ".join(page.split())
     assert "`smollm2`" in page and "1,362 examples" in page and "30,176 tokens" in page
     shown = MarkdownIt("commonmark").enable("table").render(page)
     assert shown.count("<blockquote>") == 2 * TEXTS
