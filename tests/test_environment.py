@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import tomllib
+from pathlib import Path
 
 import pytest
 import yaml
@@ -188,7 +189,7 @@ def test_make_clean_names_the_caches_elsewhere_and_keeps_them():
 
 
 @pytest.mark.parametrize("status", [0, 3])
-def test_continuous_integration_is_make_test_in_the_project(tmp_path, status):
+def test_continuous_integration_is_make_test_and_test_browser_in_the_project(tmp_path, status):
     make = tmp_path / "make"
     make.write_text(f'#!/bin/sh\necho "$PWD: make $*"\nexit {status}\n')
     make.chmod(0o755)
@@ -197,15 +198,20 @@ def test_continuous_integration_is_make_test_in_the_project(tmp_path, status):
     result = subprocess.run(
         [script], cwd=tmp_path, env={**os.environ, "PATH": path}, capture_output=True, text=True
     )
-    assert result.stdout == f"{PROJECT.resolve()}: make test\n" and result.returncode == status
+    called = ["make test"] if status else ["make test", "make test-browser"]
+    assert result.stdout.splitlines() == [f"{PROJECT.resolve()}: {line}" for line in called]
+    assert result.returncode == status
 
 
 def test_no_file_holds_the_path_of_the_checkout():
     ignored = [line.rstrip("/") for line in (PROJECT / ".gitignore").read_text().split()] + [".git"]
     found, checked = [], 0
     for folder, subfolders, files in os.walk(PROJECT):
+        place = Path(folder).relative_to(PROJECT).as_posix().removeprefix(".")
         subfolders[:] = [
-            name for name in subfolders if not any(fnmatch.fnmatch(name, i) for i in ignored)
+            name
+            for name in subfolders
+            if not any(fnmatch.fnmatch(n, i) for n in (name, f"{place}/{name}") for i in ignored)
         ]
         for path in (PROJECT / folder / name for name in files):
             if path.is_file():

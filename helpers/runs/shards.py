@@ -96,9 +96,11 @@ def _write(step: str, shards: list[Run], run: Run, folder: Path) -> None:
     if step == "preprocess":
         parameters = parameters | {"shard": ""}
     else:
-        accounts = _sum([json.loads((path / "account.json").read_text()) for path in paths])
+        accounts = _sum(
+            [json.loads((path / "account.json").read_text(encoding="utf-8")) for path in paths]
+        )
         numbers = {name: account.numbers() for name, account in accounts.items()}
-        (folder / "account.json").write_text(json.dumps(numbers, indent=1))
+        (folder / "account.json").write_text(json.dumps(numbers, indent=1), encoding="utf-8")
         metrics = totals(accounts)
     record = records[0] | {
         "parameters": parameters,

@@ -3,8 +3,8 @@ tests.benchmarks.batch`.
 
 One run of the six notebooks on the embedded default, and the sweep that chose its learning rate and
 epochs, in empty folders. The work of a run is what its cells take, as papermill has measured it;
-the rest of the command's time is the runner's. `python -m tests.benchmarks.batch beside` measures
-only the trainings beside each other: one, two and three processes that train the embedded model.
+the rest of the command's time is the runner's. With `one` after the command, the run alone is
+measured; with `beside`, one, two and three processes that train the embedded model at once.
 """
 
 import json
@@ -123,18 +123,30 @@ def measure_beside() -> None:
     record("Trainings beside each other", f"{text}\n\n{table(rows)}")
 
 
-def main() -> None:
-    """Measure, and write the section of RESULTS.md."""
+def measure_one() -> None:
+    """Measure one run and the same again, and write their section of RESULTS.md."""
+    with tempfile.TemporaryDirectory() as temporary:
+        one = timed("run", "--run-dir", temporary)
+        own = one - cells(Path(temporary))
+        again = timed("run", "--run-dir", temporary)
+    rows = [
+        {"": "one run", "seconds": f"{one:.1f}", "of the runner": f"{own:.1f}"},
+        {
+            "": "the same again, with nothing to do",
+            "seconds": f"{again:.1f}",
+            "of the runner": f"{again:.1f}",
+        },
+    ]
+    record("One run", f"`make bench-batch`, profile `tiny`.\n\n{table(rows)}")
+
+
+def measure_sweep() -> None:
+    """Measure the sweep, and write its section of RESULTS.md."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        one = timed("run", "--run-dir", str(folder / "run"))
-        own = one - cells(folder / "run")
-        again = timed("run", "--run-dir", str(folder / "run"))
-        many = timed("sweep", str(SWEEP), "--sweep-dir", str(folder / "out"), "--jobs", str(JOBS))
-        own_many = many - cells(folder / "out") / JOBS
-        records = [
-            json.loads(path.read_text()) for path in sorted((folder / "out").glob("*/run.json"))
-        ]
+        seconds = timed("sweep", str(SWEEP), "--sweep-dir", temporary, "--jobs", str(JOBS))
+        own = seconds - cells(folder) / JOBS
+        records = [json.loads(path.read_text()) for path in sorted(folder.glob("*/run.json"))]
     chosen = [
         {
             "learning rate": f"{record['parameters']['train']['learning_rate']:g}",
@@ -144,35 +156,25 @@ def main() -> None:
         for record in records
     ]
     work = sum(r["metrics"]["seconds_train"] + r["metrics"]["seconds_evaluate"] for r in records)
-    rows = [
-        {"": "one run", "seconds": f"{one:.1f}", "of the runner": f"{own:.1f}"},
-        {
-            "": "the same again, with nothing to do",
-            "seconds": f"{again:.1f}",
-            "of the runner": f"{again:.1f}",
-        },
-        {
-            "": f"sweep of {len(records)}, {JOBS} at once",
-            "seconds": f"{many:.0f}",
-            "of the runner": f"{own_many:.0f}",
-        },
-    ]
     text = (
-        f"`make bench-batch`, {os.cpu_count()} cores.\n\n{table(rows)}\n\n"
-        f"Training and evaluation in the sweep took {work:,.0f} seconds in all; the sweep "
-        f"took {many / (work / JOBS):.2f} times that, divided by {JOBS}. "
-        f"The runner's own part of it is {own_many / many:.1%}: all that is not in a cell, "
+        f"`make bench-batch`. A sweep of {len(records)} runs, {JOBS} at once, took {seconds:.0f} "
+        f"seconds. Training and evaluation took {work:,.0f} seconds in all; the sweep "
+        f"took {seconds / (work / JOBS):.2f} times that, divided by {JOBS}. "
+        f"The runner's own part of it is {own / seconds:.1%}: all that is not in a cell, "
         f"and {JOBS - 1} of {JOBS} waiting for the last run.\n\n{table(chosen)}"
     )
-    record("Batch runs", text)
-    measure_beside()
+    record("A sweep", text)
 
 
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["train"]:
             train_in_window(WINDOW)
+        case ["one"]:
+            measure_one()
         case ["beside"]:
             measure_beside()
         case _:
-            main()
+            measure_one()
+            measure_sweep()
+            measure_beside()

@@ -431,6 +431,7 @@ def test_the_code_of_a_step_is_what_it_executes(copy):
     assert stale_after(append(helpers / "packing.py")) == [
         "preprocess",
         "chunk",
+        "evaluate",
         "infer",
     ]  # by a function
     names = ["terminal", "report", "run", "sweep", "sweep_file", "comparison", "distributed"]

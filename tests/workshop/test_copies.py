@@ -17,7 +17,9 @@ def project(tmp_path, monkeypatch):
     """A project with what is copied, and its `work/`."""
     for path in ("notebooks", "workshop/exercises"):
         shutil.copytree(PROJECT / path, tmp_path / path)
-    shutil.copy(PROJECT / "workshop" / "glossary.md", tmp_path / "workshop")
+    (tmp_path / "docs").mkdir()
+    for name in ("workshop/glossary.md", "docs/gallery.md"):
+        shutil.copy(PROJECT / name, tmp_path / name)
     monkeypatch.setattr(copies, "PROJECT", tmp_path)
     monkeypatch.setattr(copies, "WORK", tmp_path / "work")
     return tmp_path
