@@ -5,8 +5,10 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from functools import cache
+from pathlib import Path
 
 import psutil
 import pytest
@@ -190,6 +192,13 @@ SMALL = {
     "compute_dtype": "float32",
 }
 TEXTS = ("a river – “deep”, ≈ 3 m", "Ein Fluß, größer", "река и мост", "川と橋 🌉", "un œuf à 5 €")
+
+
+@pytest.fixture
+def tmp_path():
+    """A folder with a short path: below pytest's own, names of sockets become too long."""
+    with tempfile.TemporaryDirectory(prefix="w", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture
