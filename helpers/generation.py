@@ -27,12 +27,6 @@ def check_prompt(
         raise ParameterError("max_new_tokens", max_new_tokens, needed)
 
 
-def check_seed(seed: int) -> None:
-    """ParameterError if not every library takes the seed."""
-    if not 0 <= seed < 2**32:
-        raise ParameterError("seed", seed, f"it must be from 0 to {2**32 - 1:,}")
-
-
 def continue_text(
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
@@ -63,13 +57,11 @@ def continue_texts(
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
     prompts: list[str],
-    max_new_tokens: int = 100,
-    seed: int = 0,
+    *settings: int,
     **sampling: object,
 ) -> list[str]:
-    """The same for several prompts, as a list; see `continuations`."""
-    found = continuations(model, tokenizer, prompts, max_new_tokens, seed, **sampling)
-    return [one.text for one in found]
+    """The texts alone of `continuations`, which has the same arguments."""
+    return [one.text for one in continuations(model, tokenizer, prompts, *settings, **sampling)]
 
 
 def continuations(
@@ -88,7 +80,8 @@ def continuations(
     Args:
         sampling: `temperature`, `top_k` and `top_p`, and what else `generate` takes.
     """
-    check_seed(seed)
+    if not 0 <= seed < 2**32:  # what every library takes
+        raise ParameterError("seed", seed, f"it must be from 0 to {2**32 - 1:,}")
     for prompt in prompts:
         check_prompt(prompt, max_new_tokens, tokenizer, context_length(model))
     sampling["max_new_tokens"] = max_new_tokens
