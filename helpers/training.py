@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 from transformers import TrainerCallback
 
+from helpers.engine.attention import causal_without_mask
 from helpers.engine.loaded_model import depends_on_others
 from helpers.engine.progress import is_watched, no_bars
+from helpers.engine.speed import tf32
 from helpers.engine.tiled_loss import use_tiled_loss
 from helpers.engine.trainer import ResumableTrainer
 from helpers.errors import ModelError, ParameterError
@@ -34,9 +36,15 @@ class BlockTrainer(ResumableTrainer):
         """Train to the end, from the last checkpoint on; after an interruption, call it again."""
         adapted = hasattr(self.model, "peft_config")
         network = self.model.get_base_model() if adapted else self.model
-        use_tiled_loss(network)
+        compiled = self.args.torch_compile
+        joined = "position_ids" not in self.train_dataset.column_names
         try:
-            return super().train(*args, **kwargs)
+            with (
+                tf32(self.args.device.type),
+                causal_without_mask(network, wanted=compiled and joined),
+            ):
+                use_tiled_loss(network, compiled)
+                return super().train(*args, **kwargs)
         finally:
             # Accelerate leaves a forward that always computes in bfloat16, and a mark that keeps a
             # later training from getting one.

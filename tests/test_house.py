@@ -14,7 +14,7 @@ from tools.house import LESSONS, draw
 PACKAGE = PROJECT / "helpers"
 WINGS = {"engine", "hub", "runs", "workshop", "assets"}
 # These subclass a class of torch or transformers, so they import it.
-SUBCLASSES = {"training", "engine.trainer", "engine.tiled_loss", "engine.watch"}
+SUBCLASSES = {"training", "engine.trainer", "engine.linear_loss", "engine.watch"}
 
 
 @cache

@@ -29,7 +29,7 @@ from transformers import (
     OPTForCausalLM,
 )
 
-from helpers.engine import memory, tiled_loss
+from helpers.engine import linear_loss, memory, tiled_loss
 from helpers.engine.tiled_loss import full_losses, tiled_losses
 from helpers.engine.windows import Windows
 from helpers.errors import DataError, ModelError
@@ -158,7 +158,7 @@ class Largest(TorchDispatchMode):
 def test_the_logits_of_a_batch_are_never_there_at_once(monkeypatch):
     torch.manual_seed(0)
     model = MODELS["GPT-2"]().eval()
-    monkeypatch.setitem(tiled_loss.TILE, "cpu", (64, 70))
+    monkeypatch.setitem(linear_loss.TILE, "cpu", (64, 70))
     inputs, targets = windows_of([30] * 8).batch(np.arange(8))
     found = {}
     for losses_of in (tiled_losses, full_losses):
@@ -177,7 +177,7 @@ def test_tiles_of_any_size_and_a_bias(tile, monkeypatch):
     model = MODELS["Llama"]().eval()
     model.lm_head = torch.nn.Linear(32, VOCABULARY)
     model.lm_head.weight.data *= 50
-    monkeypatch.setitem(tiled_loss.TILE, "cpu", tile)
+    monkeypatch.setitem(linear_loss.TILE, "cpu", tile)
     windows = windows_of([5, 9])
     np.testing.assert_allclose(token_nats(model, windows), slow(model, windows), rtol=1e-5)
 

@@ -1,6 +1,8 @@
 """How fast this machine multiplies matrices: the precision to choose, the share of it used."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +17,9 @@ def product_seconds(dtype: "torch.dtype", size: int = 768, device: str = "cpu") 
     """Seconds for the product of two square matrices: the best of five, after one to warm up."""
     import torch
 
-    a = torch.ones(size, size, dtype=dtype, device=device)
+    generator = torch.Generator(device).manual_seed(0)
+    # random, since a GPU multiplies ones faster
+    a = torch.randn(size, size, device=device, generator=generator).to(dtype)
     times = []
     for _ in range(6):
         began = time.perf_counter()
@@ -70,16 +74,23 @@ def choose_dtype(compute_dtype: str = "auto", folder: Path | None = None) -> str
     return compute_dtype
 
 
-def use_tf32(device: str) -> None:
-    """On a `cuda` device, multiply float32 matrices in TF32 where the GPU has it.
+@contextmanager
+def tf32(device: str) -> Iterator[None]:
+    """While it lasts, a `cuda` device multiplies float32 matrices in TF32, if the GPU has it.
 
     The argument `tf32` of `TrainingArguments` is an error on GPUs without it, and sets a switch
     after which torch.compile fails: it reads the older one, and PyTorch refuses a mixture.
     """
     import torch
 
-    if device == "cuda":
-        torch.set_float32_matmul_precision("high")  # both switches
+    if device != "cuda":
+        yield
+        return
+    torch.set_float32_matmul_precision("high")  # both switches
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 def peak_share(

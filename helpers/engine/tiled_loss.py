@@ -6,33 +6,22 @@ last hidden states tile by tile. In a training that happens twice: once for the 
 vocabulary, and once, with that sum, for the gradients, which are complete when the loss is.
 """
 
+import functools
 import types
-from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
-
-import torch
-from torch.nn.functional import cross_entropy, linear
 
 from helpers.engine.blocks import IGNORED
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
-# Size of a tile by device: tokens, entries of the vocabulary. Larger tiles are no faster.
-TILE = {"cpu": (1024, 1024), "cuda": (8192, 8192)}
 SMALL = 2**24  # logits; for a batch with fewer, the model's own loss is as fast
-
-Logits = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-
-
-def tile_size(device: torch.device) -> tuple[int, int]:
-    """Tokens and entries of the vocabulary in a tile."""
-    return TILE.get(device.type, TILE["cpu"])
 
 
 def tiled_losses(
-    model: "PreTrainedModel", inputs: torch.Tensor, targets: torch.Tensor
-) -> torch.Tensor:
+    model: "PreTrainedModel", inputs: "torch.Tensor", targets: "torch.Tensor"
+) -> "torch.Tensor":
     """The loss at each position, with logits computed tile by tile; for scoring, without gradients.
 
     Args:
@@ -42,6 +31,10 @@ def tiled_losses(
     Returns:
         Nats, 0 where the target is -100: (rows, length), float32.
     """
+    import torch
+
+    from helpers.engine.linear_loss import tile_size
+
     targets = targets.to(model.device)
     scored = targets != IGNORED
     decoder, head = model.get_decoder(), model.get_output_embeddings()
@@ -54,23 +47,34 @@ def tiled_losses(
 
 
 def _head_losses(
-    head: torch.nn.Linear, hidden: torch.Tensor, targets: torch.Tensor
-) -> torch.Tensor:
+    head: "torch.nn.Linear", hidden: "torch.Tensor", targets: "torch.Tensor"
+) -> "torch.Tensor":
     """The cross-entropy of `head(hidden)` with the targets: (tokens,), float32."""
+    import torch
+    from torch.nn.functional import linear
+
+    from helpers.engine.linear_loss import Logits, log_sums, targets_in, tile_size
+
+    if len(head.weight) <= tile_size(hidden.device)[1]:
+        logs = linear(hidden, head.weight, head.bias).log_softmax(1, dtype=torch.float32)
+        return -logs.gather(1, targets[:, None])[:, 0]
 
     def logits_of(tile: slice) -> Logits:
         bias = None if head.bias is None else head.bias[tile]
         logits = linear(hidden, head.weight[tile], bias).float()
-        return logits, *_targets_in(tile, logits, targets)
+        return logits, *targets_in(tile, logits, targets)
 
-    total, own = _log_sums(logits_of, targets, len(head.weight))
+    total, own = log_sums(logits_of, targets, len(head.weight))
     return total - own
 
 
 def full_losses(
-    model: "PreTrainedModel", inputs: torch.Tensor, targets: torch.Tensor
-) -> torch.Tensor:
+    model: "PreTrainedModel", inputs: "torch.Tensor", targets: "torch.Tensor"
+) -> "torch.Tensor":
     """The same from the logits of the model's own forward, made float32 one row at a time."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
     logits = model(input_ids=inputs.to(model.device), use_cache=False).logits
     rows = zip(logits, targets.to(model.device), strict=True)
     return torch.stack(
@@ -78,12 +82,14 @@ def full_losses(
     )
 
 
-def sliceable(model: "PreTrainedModel", inputs: torch.Tensor) -> bool:
+def sliceable(model: "PreTrainedModel", inputs: "torch.Tensor") -> bool:
     """Whether the output layer on the last hidden states gives what the model's own forward gives.
 
     It is compared on 16 tokens, once as they are and once with hidden states a thousand times as
     large, so that a soft cap shows, which leaves small logits unchanged.
     """
+    import torch
+
     decoder, head = model.get_decoder(), model.get_output_embeddings()
     plain = getattr(type(head), "forward", None) is torch.nn.Linear.forward
     sharded = plain and hasattr(head.weight, "full_tensor")
@@ -92,8 +98,10 @@ def sliceable(model: "PreTrainedModel", inputs: torch.Tensor) -> bool:
     return all(_same_logits(model, decoder, head, inputs[:, :16], factor) for factor in (1, 1000))
 
 
-def _same_logits(model, decoder, head, inputs: torch.Tensor, factor: int) -> bool:
+def _same_logits(model, decoder, head, inputs: "torch.Tensor", factor: int) -> bool:
     """Whether both ways give the same logits for the hidden states times a factor."""
+    from torch.nn.functional import linear
+
     states = []
 
     def enlarge(module: object, args: object, output: dict) -> dict:
@@ -114,108 +122,24 @@ def _same_logits(model, decoder, head, inputs: torch.Tensor, factor: int) -> boo
     return bool(expected.isfinite().all() and close)
 
 
-def _tiles(vocabulary: int, columns: int) -> Iterator[slice]:
-    return (slice(start, start + columns) for start in range(0, vocabulary, columns))
-
-
-def _targets_in(
-    tile: slice, logits: torch.Tensor, targets: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Whether each token has its target in a tile of the vocabulary: (tokens,), and in which
-    column of it: (tokens, 1), any if it has not. A GPU need not wait for their number.
-    """
-    column = targets - tile.start
-    inside = (column >= 0) & (column < logits.shape[1])
-    return inside, column.clamp(0, logits.shape[1] - 1)[:, None]
-
-
-def _log_sums(
-    logits_of: Callable[[slice], Logits], targets: torch.Tensor, vocabulary: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The logarithm of the sum of exp(logits), and the logit of the target: each (tokens,)."""
-    total = torch.full(targets.shape, -torch.inf, device=targets.device)
-    own = torch.zeros(targets.shape, device=targets.device)
-    for tile in _tiles(vocabulary, tile_size(targets.device)[1]):
-        logits, inside, column = logits_of(tile)
-        own = torch.where(inside, logits.gather(1, column)[:, 0], own)
-        most = logits.amax(1)
-        # logsumexp in place, since allocating memory is slow
-        total = torch.logaddexp(total, logits.sub_(most[:, None]).exp_().sum(1).log_() + most)
-    return total, own
-
-
-class LinearCrossEntropy(torch.autograd.Function):
-    """The summed cross-entropy of `hidden @ weight.T + bias` with the targets, and its gradients.
-
-    The result is a float32 scalar in nats. `hidden` (tokens, width) and `weight` (vocabulary,
-    width) have the precision of the products, which are summed in float32; `bias` is (vocabulary,)
-    or None; `targets` is (tokens,), none of them ignored. The method is that of Liger's kernel and
-    of "Cut your losses" (Wijmans et al. 2024): the gradients are computed with the loss, so that
-    nothing as large as the logits is kept.
-    """
-
-    @staticmethod
-    def forward(ctx, hidden, weight, bias, targets):
-        """The loss; saves the gradients for `backward`."""
-        rows, _ = tile_size(hidden.device)
-        needed = (True, *ctx.needs_input_grad[1:3])
-        of_hidden, of_weight, of_bias = gradients = [
-            torch.zeros(x.shape, dtype=torch.float32, device=hidden.device) if wanted else None
-            for x, wanted in zip((hidden, weight, bias), needed, strict=True)
-        ]
-        loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        parts = (hidden.split(rows), targets.split(rows), of_hidden.split(rows))
-        for part in zip(*parts, strict=True):
-            loss += _add_gradients(*part, weight, bias, of_weight, of_bias)
-        ctx.save_for_backward(*(g for g in gradients if g is not None))
-        ctx.needed, ctx.dtypes = needed, (hidden.dtype, weight.dtype, weight.dtype)
-        return loss
-
-    @staticmethod
-    def backward(ctx, upstream):
-        """The gradients from `forward`, times that of the loss."""
-        saved = iter(ctx.saved_tensors)
-        return *(
-            next(saved).mul_(upstream).to(dtype) if needed else None
-            for needed, dtype in zip(ctx.needed, ctx.dtypes, strict=True)
-        ), None
-
-
-def _add_gradients(hidden, targets, of_hidden, weight, bias, of_weight, of_bias):
-    """The loss of some tokens; adds their gradients to the given ones."""
-    columns = tile_size(hidden.device)[1]
-    buffer = torch.empty(len(hidden) * columns, dtype=torch.float32, device=hidden.device)
-
-    def logits_of(tile: slice) -> Logits:
-        product = linear(hidden, weight[tile], None if bias is None else bias[tile])
-        logits = buffer[: product.numel()].view(product.shape).copy_(product)
-        return logits, *_targets_in(tile, logits, targets)
-
-    total, own = _log_sums(logits_of, targets, len(weight))
-    for tile in _tiles(len(weight), columns):
-        logits, inside, column = logits_of(tile)
-        # the gradient of the logits: the probabilities, less 1 at the target
-        logits.sub_(total[:, None]).exp_().scatter_add_(1, column, -inside[:, None].float())
-        gradient = logits.to(hidden.dtype)
-        of_hidden += gradient @ weight[tile]
-        if of_weight is not None:
-            of_weight[tile] += gradient.T @ hidden
-        if of_bias is not None:
-            of_bias[tile] += logits.sum(0)
-    return (total - own).sum()
-
-
-def use_tiled_loss(model: "PreTrainedModel") -> bool:
+def use_tiled_loss(model: "PreTrainedModel", compiled: bool = False) -> bool:
     """Replace the model's `forward` by one that computes the loss of large batches tile by tile.
 
     Given labels, it returns the loss alone, summed over targets and divided by
     `num_items_in_batch`, or by the number of targets. For small batches it calls the model's own.
     Nothing is replaced if the model does more to get its logits than apply the output layer.
 
+    Args:
+        compiled: Whether the model is compiled. The loss is compiled by itself then, where the
+            whole vocabulary makes one tile: torch.compile would unroll the tiles.
+
     Returns:
         Whether `forward` was replaced.
     """
+    import torch
     from transformers.modeling_outputs import CausalLMOutput
+
+    from helpers.engine.linear_loss import LinearCrossEntropy, loss_and_gradient
 
     training, vocabulary = model.training, model.config.get_text_config().vocab_size
     with torch.inference_mode():
@@ -224,6 +148,8 @@ def use_tiled_loss(model: "PreTrainedModel") -> bool:
     if not can:
         return False
     own, decoder, head = model.forward, model.get_decoder(), model.get_output_embeddings()
+    fused = torch.compile(loss_and_gradient) if compiled else loss_and_gradient
+    summed = torch.compiler.disable(functools.partial(LinearCrossEntropy.apply))
 
     def forward(
         self, input_ids=None, position_ids=None, labels=None, num_items_in_batch=None, **kwargs
@@ -233,15 +159,18 @@ def use_tiled_loss(model: "PreTrainedModel") -> bool:
             if labels is not None and num_items_in_batch is not None:
                 kwargs["num_items_in_batch"] = num_items_in_batch
             return own(**kwargs, labels=labels)
-        scored = labels[:, 1:] != IGNORED
-        hidden = decoder(**kwargs).last_hidden_state[:, :-1][scored]
+        # rows are taken by number: the gradient of a selection by a mask is slow on a GPU
+        targets = labels[:, 1:].flatten()
+        scored = (targets != IGNORED).nonzero()[:, 0]
+        hidden = decoder(**kwargs).last_hidden_state[:, :-1].flatten(0, 1)
+        hidden, targets = hidden.index_select(0, scored), targets.index_select(0, scored)
         kind = hidden.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
         bias = None if head.bias is None else head.bias.to(dtype)
-        inputs = (hidden.to(dtype), head.weight.to(dtype), bias, labels[:, 1:][scored])
+        inputs = (hidden.to(dtype), head.weight.to(dtype), bias, targets)
         with torch.autocast(kind, enabled=False):
-            loss = LinearCrossEntropy.apply(*inputs)
-        items = scored.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+            loss = summed(*inputs, fused)
+        items = max(len(targets), 1) if num_items_in_batch is None else num_items_in_batch
         return CausalLMOutput(loss=loss / items)
 
     model.forward = types.MethodType(forward, model)

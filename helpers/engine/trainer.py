@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,6 @@ from helpers.engine.arrow import count_tokens
 from helpers.engine.files import flush
 from helpers.engine.memory import keep_memory
 from helpers.engine.progress import no_bars
-from helpers.engine.speed import use_tf32
 from helpers.engine.watch import Watch
 from helpers.errors import ModelError, ParameterError, RunError
 
@@ -70,7 +70,6 @@ class ResumableTrainer(Trainer):
             )
         self.watch.stop, self.model_wrapped = False, self.model
         keep_memory()
-        use_tf32(self.args.device.type)
         try:
             with self._signals(), no_bars():
                 output = super().train(*args, resume_from_checkpoint=last and str(last), **kwargs)
@@ -244,6 +243,8 @@ def runtime_arguments(
         "bf16": dtype == "bfloat16",
         "use_cpu": not cuda,
         "dataloader_pin_memory": cuda,
+        # a GPU must not wait for batches; other systems start such processes slowly
+        "dataloader_num_workers": 2 if cuda and sys.platform == "linux" else 0,
         "logging_steps": 10,
         "logging_nan_inf_filter": False,
         "disable_tqdm": True,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import helpers.engine.speed
-from helpers.engine.speed import choose_dtype, peak_share, use_tf32
+from helpers.engine.speed import choose_dtype, peak_share, tf32
 from helpers.errors import ParameterError
 from tests.small_models import small
 
@@ -108,11 +108,12 @@ def precision_of_products():
 
 def test_tf32_leaves_both_switches_of_pytorch_alike(precision_of_products):
     """transformers sets the newer one for a compiled model, torch.compile reads the older one."""
-    use_tf32("cpu")
-    assert torch.get_float32_matmul_precision() == "highest"
+    with tf32("cpu"):
+        assert torch.get_float32_matmul_precision() == "highest"
     torch.backends.fp32_precision = "tf32"
     with pytest.raises(RuntimeError, match="mix of the legacy and new APIs"):
         torch.get_float32_matmul_precision()
-    use_tf32("cuda")
-    assert torch.get_float32_matmul_precision() == "high"
-    assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+    with tf32("cuda"):
+        assert torch.get_float32_matmul_precision() == "high"
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+    assert torch.get_float32_matmul_precision() == "highest"

@@ -9,6 +9,7 @@ from transformers import (
     Gemma2ForCausalLM,
 )
 
+import helpers.engine.linear_loss
 import helpers.engine.tiled_loss
 from helpers.collation import collate
 from helpers.engine.tiled_loss import use_tiled_loss
@@ -25,14 +26,16 @@ def gradients(model, batch, items):
     }
 
 
-@pytest.mark.parametrize("tile", [(1024, 1024), (5, 7)])
+@pytest.mark.parametrize("tile", [(1024, 63), (5, 7), (7, 2**20)])
 @pytest.mark.parametrize(
-    "make", [small, lambda: llama(True), lambda: llama(False)], ids=["GPT-2", "tied Llama", "Llama"]
+    "make",
+    [small, lambda: small(vocab_size=70), lambda: llama(True), lambda: llama(False)],
+    ids=["GPT-2", "of 70 words", "tied Llama", "Llama"],
 )
 @pytest.mark.parametrize("items", [None, torch.tensor(41)])
 def test_the_tiled_loss_and_its_gradients_are_those_of_the_model(make, tile, items, monkeypatch):
     monkeypatch.setattr(helpers.engine.tiled_loss, "SMALL", 0)
-    monkeypatch.setattr(helpers.engine.tiled_loss, "TILE", {"cpu": tile})
+    monkeypatch.setattr(helpers.engine.linear_loss, "TILE", {"cpu": tile})
     model = make()
     model.loss_type = "ForCausalLM"
     batch = collate([blocks_of([15, 3, 9, 20])[i] for i in range(3)])
@@ -46,9 +49,10 @@ def test_the_tiled_loss_and_its_gradients_are_those_of_the_model(make, tile, ite
         torch.testing.assert_close(mine[name], gradient, rtol=1e-4, atol=1e-7, msg=name)
 
 
-def test_the_tiled_loss_of_a_head_with_a_bias_and_of_a_frozen_one(monkeypatch):
+@pytest.mark.parametrize("tile", [(5, 7), (7, 2**20)])
+def test_the_tiled_loss_of_a_head_with_a_bias_and_of_a_frozen_one(tile, monkeypatch):
     monkeypatch.setattr(helpers.engine.tiled_loss, "SMALL", 0)
-    monkeypatch.setattr(helpers.engine.tiled_loss, "TILE", {"cpu": (5, 7)})
+    monkeypatch.setattr(helpers.engine.linear_loss, "TILE", {"cpu": tile})
     model, batch = llama(False), collate([blocks_of([15, 3])[0]])
     model.loss_type, model.lm_head.bias = (
         "ForCausalLM",
