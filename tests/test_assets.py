@@ -1,5 +1,6 @@
 """The embedded data set and base model: their cards are right, and there is much to learn."""
 
+import importlib
 import json
 import re
 from collections import Counter
@@ -174,3 +175,9 @@ def test_the_base_model_has_learned_something(tokenizer):
         ).bits_per_byte
         < 2.2
     )
+
+
+@pytest.mark.parametrize("part", ["corpus", "train"])
+def test_the_recipe_of_the_base_model_can_be_imported(part):
+    recipe = importlib.import_module(f"helpers.assets.base_model.{part}")
+    assert callable(recipe.documents if part == "train" else recipe.gather)

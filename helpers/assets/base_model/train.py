@@ -25,7 +25,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from helpers.figures import draw_lines, png
+from helpers.figures import draw_lines
 from helpers.generation import continue_text
 from helpers.perplexity import score_documents
 
@@ -243,7 +243,7 @@ def train(folder: Path) -> None:
         [p["bits_per_byte"] for p in run.curve],
     )
     figure = draw_lines({"held-out text": points}, "million tokens", "bits per byte")
-    (HERE / "curve.png").write_bytes(png(figure))
+    figure.savefig(HERE / "curve.png", dpi=100)
 
 
 def try_out(name: str, folder: Path) -> dict[str, object]:
