@@ -4,6 +4,7 @@ runs it, nothing else does.
 Without such a device, what can be tried on the processor runs there, and the rest is skipped.
 """
 
+import gc
 import json
 import subprocess
 import sys
@@ -110,6 +111,7 @@ def test_a_training_that_is_killed_there_ends_with_the_same_losses(tmp_path):
 
 def wide(folder):
     """Two steps of 32 blocks with logits of 33 MB, and the losses, weights, memory and pieces."""
+    gc.collect()  # an earlier trainer, whose objects refer to each other
     model = small(vocab_size=8192).to(DEVICE)
     before = torch.cuda.memory_allocated() if DEVICE == "cuda" else 0
     ids = np.random.default_rng(0).integers(1, 8192, (64, 32)).tolist()
@@ -133,6 +135,7 @@ def test_a_batch_that_does_not_fit_there_is_cut_with_the_same_result(tmp_path, c
     wide(tmp_path / "first")  # what the library allocates once
     losses, right, (before, peak), pieces = wide(tmp_path / "whole")
     assert pieces == 1
+    gc.collect()
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction((before + 0.6 * (peak - before)) / total)

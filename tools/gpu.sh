@@ -3,7 +3,7 @@
 # whole run beside the CPU's, training and evaluation beside other ways. A part that fails does not
 # end the rest. Logs go to $OUT, or to a new folder; a table comes last.
 #
-#   bash tools/gpu.sh [--cpu]     --cpu, or no GPU: a try with small sizes
+#   bash tools/gpu.sh [--cpu] [PART…]     --cpu, or no GPU: a try with small sizes; PART: only these
 #
 # PYTHON is the interpreter, python3 if unset; what the notebooks need must be importable.
 set -u
@@ -12,7 +12,12 @@ python=${PYTHON:-python3}
 out=${OUT:-$(mktemp -d)}
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
 small=
-if [ "${1:-}" = --cpu ] || ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+if [ "${1:-}" = --cpu ]; then
+  small=1
+  shift
+fi
+only=" $* "
+if [ "$small" ] || ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
   small=1
   export CUDA_VISIBLE_DEVICES=
 fi
@@ -23,6 +28,7 @@ fi
 part() {
   local name=$1 limit=$2 began=$SECONDS status figures
   shift 2
+  case $only in "  " | *" $name "*) ;; *) return ;; esac
   timeout -k 5 "$limit" "$@" >"$out/$name.log" 2>&1
   status=$?
   figures=$(grep '^= ' "$out/$name.log" | cut -c3-)
@@ -33,38 +39,26 @@ part() {
   [ "$status" = ok ] || tail -n 40 "$out/$name.log"
 }
 
-# one run by the command line, and its figures
-whole_run='
-import json, subprocess, sys
-command = [sys.executable, "-m", "helpers", "run", "--run-dir", *sys.argv[1:]]
-done = subprocess.run(command)
-if done.returncode:
-    sys.exit(done.returncode)
-metrics = json.load(open(sys.argv[1] + "/metrics.json"))
-perplexities = [f"{part} {metrics[f'perplexity_{part}']:.4f}" for part in ("base", "finetuned")]
-seconds = [f"{name[8:]} {metrics[name]:.0f}" for name in metrics if name.startswith("seconds_")]
-print("=", metrics["device"], metrics["dtype"], "perplexity", *perplexities, "seconds", *seconds)
-'
 tests=("$python" -m pytest -q -p no:cacheprovider)
 bench="$python -m tests.benchmarks"
 
 if [ "$small" ]; then
   part notebooks 600 "${tests[@]}" notebooks/00_idea.ipynb
   part tests 600 "${tests[@]}" -m gpu tests/test_gpu.py
-  part run 900 "$python" -c "$whole_run" "$out/run" -p train.num_train_epochs=0.1 \
+  part run 900 $bench.whole "$out/run" -p train.num_train_epochs=0.1 \
     -p infer.max_new_tokens=20
   part training 900 $bench.training try
   part evaluation 600 $bench.evaluation try
 else
   # What is not timed runs beside each other.
-  part notebooks 100 "${tests[@]}" notebooks &
-  part tests 100 "${tests[@]}" -m gpu tests/test_gpu.py &
-  CUDA_VISIBLE_DEVICES='' part run-on-the-cpu 100 "$python" -c "$whole_run" "$out/cpu" &
+  part notebooks 120 "${tests[@]}" notebooks &
+  part tests 120 "${tests[@]}" -m gpu tests/test_gpu.py &
+  CUDA_VISIBLE_DEVICES='' part run-on-the-cpu 120 $bench.whole "$out/cpu" &
   wait
-  part run 50 "$python" -c "$whole_run" "$out/run"
-  part training-distilgpt2 160 $bench.training cuda "DistilGPT2's shape"
-  part evaluation 50 $bench.evaluation
-  part training-smollm2 170 $bench.training cuda "SmolLM2's shape"
+  part run 50 $bench.whole "$out/run"
+  part training-distilgpt2 150 $bench.training cuda "DistilGPT2's shape"
+  part evaluation 70 $bench.evaluation
+  part training-smollm2 150 $bench.training cuda "SmolLM2's shape"
 fi
 
 printf '\n%-22s%-14s%8s  %s\n' part status seconds figures

@@ -40,8 +40,8 @@ def seconds_of(shapes: list[tuple[int, ...]], dtype: torch.dtype, backward: bool
     total = 0.0
     for shape in set(shapes):
         copies, rows, inner, columns = shape
-        a, b = torch.ones(copies, rows, inner), torch.ones(copies, inner, columns)
-        a, b, c = (x.to(dtype) for x in (a, b, torch.ones(copies, rows, columns)))
+        a, b = torch.randn(copies, rows, inner), torch.randn(copies, inner, columns)
+        a, b, c = (x.to(dtype) for x in (a, b, torch.randn(copies, rows, columns)))
         pairs = [(a, b)]
         if backward:
             pairs += [(c, b.transpose(1, 2)), (a.transpose(1, 2), c)]

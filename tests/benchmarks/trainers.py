@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from helpers.collation import collate
+from helpers.engine.attention import causal_without_mask
 from helpers.engine.loaded_model import fuse_gelu
 from helpers.engine.memory import keep_memory
 from helpers.engine.speed import choose_dtype
@@ -111,7 +112,11 @@ def guide(
 def ours(
     times: Times, model: PreTrainedModel, blocks: Dataset, folder: str, **rest: object
 ) -> None:
-    """`BlockTrainer` with `runtime_arguments`, as in notebook 04."""
+    """`BlockTrainer` with `runtime_arguments`, as in notebook 04; compiled, with rows of one
+    document, as the plain loop has them.
+    """
+    if rest.get("torch_compile"):
+        blocks = blocks.select_columns(["input_ids"])
     model.loss_type = "ForCausalLM"
     fuse_gelu(model)  # as load_model does
     runtime = runtime_arguments(Path(folder), model, choose_dtype())
@@ -132,7 +137,7 @@ def plain(
     max_steps: int,
     compiled: bool = False,
 ) -> None:
-    """A loop like nanoGPT's: autocast to bfloat16, fused AdamW, clipped gradients."""
+    """A loop like nanoGPT's: causal attention, autocast to bfloat16, fused AdamW, clipping."""
     batch, device = per_device_train_batch_size, model.device.type
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, weight_decay=0.01, fused=True)
     rows = torch.tensor(blocks["input_ids"][:])
@@ -147,7 +152,7 @@ def plain(
         began = time.perf_counter()
         ids = rows[torch.arange(step * batch, (step + 1) * batch) % len(rows)].to(device)
         times.waited.append(time.perf_counter() - began)
-        with torch.autocast(device, torch.bfloat16):
+        with torch.autocast(device, torch.bfloat16), causal_without_mask(model):
             loss = forward(ids)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -169,8 +174,8 @@ CPU_WAYS: dict[str, Callable[..., None]] = {
     "`BlockTrainer`": ours,
 }
 GPU_WAYS: dict[str, Callable[..., None]] = {
-    "plain loop, bfloat16, compiled": partial(plain, compiled=True),
     "`BlockTrainer`": ours,
+    "plain loop, bfloat16, compiled": partial(plain, compiled=True),
     "`BlockTrainer`, `torch_compile`": partial(ours, torch_compile=True),
     "the guide's `Trainer`": guide,
     "the guide's `Trainer`, bfloat16": partial(guide, bf16=True),

@@ -6,6 +6,7 @@ tokens per second, without the first steps, and the peak of memory: on the CPU a
 the model there, on a GPU all that is allocated.
 """
 
+import gc
 import json
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from tests.benchmarks.trainers import CPU_WAYS, GPU_WAYS, Times, build
 # model: steps, blocks in a batch (on a GPU halved until they fit), tokens in a block
 SHAPES = {
     "cpu": {"embedded": (40, 8, 128), "DistilGPT2's shape": (12, 8, 128)},
-    "cuda": {"DistilGPT2's shape": (14, 64, 1024), "SmolLM2's shape": (12, 32, 2048)},
+    "cuda": {"DistilGPT2's shape": (14, 64, 1024), "SmolLM2's shape": (12, 16, 2048)},
     "try": {"embedded": (8, 2, 64)},
 }
 
@@ -60,6 +61,7 @@ def measure(way: str, name: str, device: str) -> dict[str, float]:
         except torch.OutOfMemoryError:
             batch //= 2
         del model, blocks
+        gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     seconds, waited = times.per_step(warm)
@@ -120,37 +122,47 @@ def compared(found: dict[str, dict[str, float]], device: str) -> list[str]:
     return [f"`BlockTrainer`, the faster of its ways, is {', '.join(others)}."]
 
 
+def report(name: str, device: str, found: dict[str, dict[str, float]]) -> None:
+    """The table of one shape, into RESULTS.md, or printed for a try."""
+    steps, batch, length = SHAPES[device][name]
+    rows = [
+        {
+            "": way,
+            "tokens/s": f"{f['speed']:,.0f}",
+            "memory (MB)": f"{f['memory'] / 1e6:,.0f}",
+            "of the peak": f"{f['share']:.0%}",
+        }
+        | ({} if device == "cpu" else {"batch": f["batch"], "waits": f"{f['waited']:.1%}"})
+        for way, f in found.items()
+    ]
+    most = "" if device == "cpu" else "at most "
+    text = [
+        f"`make bench-{'training' if device == 'cpu' else 'gpu'}`. {steps} steps of {most}"
+        f"{batch} blocks of {length} tokens, the median step; "
+        f"`BlockTrainer` computes in {choose_dtype()}, which is what `auto` takes here.",
+        table(rows),
+        *compared(found, device),
+    ]
+    if device != "try":
+        place = ", on a GPU" if device == "cuda" else ""
+        record(f"Training, {name}{place}", "\n\n".join(text))
+    else:
+        print("\n\n".join(text))
+
+
 def main(device: str, names: list[str]) -> None:
     """Every way and shape in turn."""
     for name in names or SHAPES[device]:
-        steps, batch, length = SHAPES[device][name]
-        found = {way: in_process(way, name, device) for way in ways_of(device)}
-        found = {way: f for way, f in found.items() if f}
+        found = {}
+        for way in ways_of(device):
+            if measured := in_process(way, name, device):
+                found[way] = measured
+            if device == "cuda" and len(found) > 1 and "`BlockTrainer`" in found:
+                report(name, device, found)  # a time limit may end what comes after
         if "`BlockTrainer`" not in found or (device == "cpu" and len(found) < len(CPU_WAYS)):
             sys.exit(f"{name}: not every way could be measured.")
-        rows = [
-            {
-                "": way,
-                "tokens/s": f"{f['speed']:,.0f}",
-                "memory (MB)": f"{f['memory'] / 1e6:,.0f}",
-                "of the peak": f"{f['share']:.0%}",
-            }
-            | ({} if device == "cpu" else {"batch": f["batch"], "waits": f"{f['waited']:.1%}"})
-            for way, f in found.items()
-        ]
-        most = "" if device == "cpu" else "at most "
-        text = [
-            f"`make bench-{'training' if device == 'cpu' else 'gpu'}`. {steps} steps of {most}"
-            f"{batch} blocks of {length} tokens, the median step; "
-            f"`BlockTrainer` computes in {choose_dtype()}, which is what `auto` takes here.",
-            table(rows),
-            *compared(found, device),
-        ]
-        if device != "try":
-            place = ", on a GPU" if device == "cuda" else ""
-            record(f"Training, {name}{place}", "\n\n".join(text))
-        else:
-            print("\n\n".join(text))
+        if device != "cuda":
+            report(name, device, found)
 
 
 if __name__ == "__main__":
