@@ -76,6 +76,9 @@ def test_the_minutes_and_the_rows_of_the_bench_are_those_of_its_file():
     assert f"| time on two cores | {seconds / 60:.1f} minutes |" in README
     machine = re.search(r"\((2 cores of .+?)\.\)", README)[1]
     assert f"Machine: {machine}; Python" in results
+    on_gpu = re.search(r"On one NVIDIA H200 .*?compiled plain loop.*?\n\n", README, re.S)[0]
+    speeds = re.findall(r"\d+,\d+", on_gpu)
+    assert len(speeds) == 2 and all(f"| {speed} |" in results for speed in speeds)
 
 
 @pytest.mark.parametrize("name", PAGES)
