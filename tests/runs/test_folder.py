@@ -8,6 +8,7 @@ import random
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -352,6 +353,26 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path, below):
 def test_a_run_folder_that_is_no_text_is_refused():
     with pytest.raises((RunError, ParameterError), match="run_dir.*2026"):
         start_step("load", 2026)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit of this kind")
+def test_a_temporary_folder_in_which_no_socket_fits_is_refused(tmp_path, monkeypatch):
+    """The library's own listener fails from the same length on, on Linux five bytes later."""
+    for size, fits in ((71, True), (72, False), (76, False)):
+        folder = Path("/tmp") / ("x" * (size - 5))
+        folder.mkdir(exist_ok=True)
+        monkeypatch.setattr("tempfile.tempdir", str(folder))
+        if fits:
+            make(tmp_path / str(size), "load")
+            continue
+        with pytest.raises(ParameterError, match=f"TMPDIR is .* its name has {size} bytes, .* 71"):
+            start_step("load", str(tmp_path / str(size)))
+    name = Path(folder) / "pymp-12345678" / "listener-12345678"
+    name.parent.mkdir(exist_ok=True)
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as listener, pytest.raises(OSError):
+        listener.bind(str(name))
+    for size in (71, 72, 76):
+        shutil.rmtree(Path("/tmp") / ("x" * (size - 5)))
 
 
 GIVEN = {"dataset": "mine.jsonl", "seed": 1}
