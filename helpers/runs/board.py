@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 VALIDATION, TEST, SCORED_IN = "validation perplexity", "test perplexity", "scored in"
+BITS = "bits per byte"
+# the same number of decimals down a column; other numbers have four figures
+FORMATS = dict.fromkeys((VALIDATION, TEST, "low", "high"), ".2f")
+FORMATS |= {BITS: ".3f", "tokens/s": ",.0f", "minutes": ".1f"}
 INTERVAL = "interval"  # the column with a picture of the test perplexity and its interval
 DASHES = ("none", "7 3", "2 3")  # of lines that have the same colour
 WIDTH, HEIGHT = 760, 270  # of the curves, in pixels
@@ -52,7 +56,8 @@ def board_html(table: "pd.DataFrame", note: str, place: Path) -> str:
         pictures = {"run": _line(number), INTERVAL: _interval(row, *ends) if tested else ""}
         values = row.to_dict() | {INTERVAL: words}
         link = Path(relative(report, place)) if report.exists() else None
-        rows.append({"values": values, "pictures": pictures, "link": link})
+        texts = {name: shown(name, value) for name, value in values.items()}
+        rows.append({"values": values, "texts": texts, "pictures": pictures, "link": link})
     kept = [name for name in columns if any(notna(row["values"][name]) for row in rows)]
     return render(
         "board.html.j2",
@@ -62,6 +67,13 @@ def board_html(table: "pd.DataFrame", note: str, place: Path) -> str:
         curves=_curves([(row["run"], *_losses(Run(folder))) for folder, row in table.iterrows()]),
         figures=figures,
     )
+
+
+def shown(column: str, value: object) -> str:
+    """A value of a column as a table shows it; NaN is empty."""
+    if not isinstance(value, float):
+        return str(value)
+    return "" if math.isnan(value) else format(value, FORMATS.get(column, ",.4g"))
 
 
 def _losses(run: Run) -> tuple[str, Points]:

@@ -15,7 +15,15 @@ from rich.table import Table
 from helpers.engine.files import relative
 from helpers.errors import ParameterError, RunError, UserError
 from helpers.hub.sources import PROJECT, resolve
-from helpers.runs.board import SCORED_IN, TEST, VALIDATION, board_html, write_comparison
+from helpers.runs.board import (
+    BITS,
+    SCORED_IN,
+    TEST,
+    VALIDATION,
+    board_html,
+    shown,
+    write_comparison,
+)
 from helpers.runs.folder import Run, with_ancestors
 from helpers.runs.parameters import STEPS, folder_of
 from helpers.runs.record import read_record
@@ -28,7 +36,6 @@ if TYPE_CHECKING:
 
 BEST, NOISE, WORSE, BETTER = "best", "within the noise", "worse", "better"
 OTHER_TEXT, UNTESTED = "other test text", "not tested"
-BITS = "bits per byte"
 
 
 def comparison(folders: Sequence[Path]) -> "pd.DataFrame":
@@ -208,7 +215,7 @@ def show_comparison(
     table = comparison(folders)
     printed = Table(*table.columns)
     for row in table.itertuples(index=False):
-        printed.add_row(*map(_shown, row))
+        printed.add_row(*map(shown, table.columns, row))
     console.print(printed)
     console.print(explanation(table))
     if csv:
@@ -216,13 +223,6 @@ def show_comparison(
     if html:
         write_comparison(table, explanation(table), html)
         console.print(f"report: {relative(html)}")
-
-
-def _shown(value: object) -> str:
-    """A value as the terminal shows it."""
-    if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:,.4g}"
-    return str(value)
 
 
 def board(folder: str = "runs") -> "HTML":

@@ -60,7 +60,7 @@ def test_values_are_text_and_what_is_missing_is_last_in_every_order(table, tmp_p
         "beside best",
     ]
     first, second = (row.find_all("td") for row in page.tbody.find_all("tr"))
-    assert [cell.text.strip() for cell in first[2:5]] == ["40", "41", "39.00 to 43.00"]
+    assert [cell.text.strip() for cell in first[2:5]] == ["40.00", "41.00", "39.00 to 43.00"]
     assert [cell["data-value"] for cell in second[3:6]] == ["Infinity"] * 3
     assert [cell.text.strip() for cell in second[3:6]] == [""] * 3 and not second[4].svg
 
