@@ -133,6 +133,25 @@ def test_opened_again_it_shows_what_was_saved(book, lab, screenshots):
     book.screenshot(screenshots, "dark", PICTURE)
 
 
+@pytest.mark.parametrize("name", ["00_idea", "03_chunk", "05_evaluate", "06_infer"])
+def test_before_anything_is_run_still_pictures_are_shown(name, lab, context, screenshots):
+    """JupyterLab trusts no notebook that came with its outputs: it shows no SVG, runs no script."""
+    path = lab.folder / "as they came" / f"{name}.ipynb"
+    path.parent.mkdir(exist_ok=True)
+    shutil.copyfile(NOTEBOOKS[name], path)
+    lab.theme("dark")
+    book = Book(lab, context, path.relative_to(lab.folder).as_posix())
+    assert book.problems() == []
+    assert book.page.locator(".jp-OutputArea-output svg").count() == 0
+    stills = book.page.locator(".jp-OutputArea-output :is(img, .still)")
+    assert stills.count()
+    for still in stills.all():
+        still.scroll_into_view_if_needed()
+        assert still.bounding_box()["height"] > 20
+    book.screenshot(screenshots, "as it came", ".jp-OutputArea-output :is(img, .still)")
+    book.close()
+
+
 def test_an_interrupted_training_goes_on(lab, context):
     run = lab.folder / "interrupted"
     shutil.copytree(lab.folder / "run", run, ignore=shutil.ignore_patterns("0[456]*", "*.lock"))
