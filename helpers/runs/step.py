@@ -228,7 +228,8 @@ def start_step(step: str, run_dir: str, **parameters: object) -> Step:
     Step.cells.begin(PROJECT / "notebooks" / f"{folder_of(step)}.ipynb")
     if not isinstance(run_dir, str) or not run_dir.strip():
         raise ParameterError("run_dir", run_dir, "it must be a non-empty string")
-    _check_temporary_folder()
+    if parameters.get("num_proc", 1) != 1:
+        _check_temporary_folder()
     _refuse_unknown(step)
     Step.current = Step(Run(run_dir), step, parameters)
     return Step.current
@@ -239,7 +240,8 @@ def _check_temporary_folder() -> None:
     folder = tempfile.gettempdir()
     size, most = len(os.fsencode(folder)), 103 - len("/pymp-12345678/listener-12345678")
     if sys.platform != "win32" and size > most:
-        raise ParameterError("TMPDIR", folder, f"its name has {size} bytes, use one of {most}")
+        needed = f"its name has {size} bytes, use one of {most}, or set num_proc to 1"
+        raise ParameterError("TMPDIR", folder, needed)
 
 
 def _refuse_unknown(step: str) -> None:

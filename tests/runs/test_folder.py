@@ -363,10 +363,11 @@ def test_a_temporary_folder_in_which_no_socket_fits_is_refused(tmp_path, monkeyp
         folder.mkdir(exist_ok=True)
         monkeypatch.setattr("tempfile.tempdir", str(folder))
         if fits:
-            make(tmp_path / str(size), "load")
+            make(tmp_path, "load")
             continue
+        make(tmp_path, "preprocess", num_proc=1)
         with pytest.raises(ParameterError, match=f"TMPDIR is .* its name has {size} bytes, .* 71"):
-            start_step("load", str(tmp_path / str(size)))
+            start_step("preprocess", str(tmp_path), num_proc=2)
     name = Path(folder) / "pymp-12345678" / "listener-12345678"
     name.parent.mkdir(exist_ok=True)
     with contextlib.closing(socket.socket(socket.AF_UNIX)) as listener, pytest.raises(OSError):
