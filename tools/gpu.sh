@@ -51,14 +51,14 @@ if [ "$small" ]; then
   part evaluation 600 $bench.evaluation try
 else
   # What is not timed runs beside each other.
-  part notebooks 120 "${tests[@]}" notebooks &
-  part tests 120 "${tests[@]}" -m gpu tests/test_gpu.py &
-  CUDA_VISIBLE_DEVICES='' part run-on-the-cpu 120 $bench.whole "$out/cpu" &
+  part notebooks 170 "${tests[@]}" notebooks &
+  part tests 170 "${tests[@]}" -n 4 -m gpu tests/test_gpu.py &
+  CUDA_VISIBLE_DEVICES='' part run-on-the-cpu 170 $bench.whole "$out/cpu" &
   wait
-  part run 50 $bench.whole "$out/run"
-  part training-distilgpt2 150 $bench.training cuda "DistilGPT2's shape"
-  part evaluation 70 $bench.evaluation
-  part training-smollm2 150 $bench.training cuda "SmolLM2's shape"
+  part run 80 $bench.whole "$out/run"
+  part training-distilgpt2 130 $bench.training cuda "DistilGPT2's shape"
+  part evaluation 60 $bench.evaluation
+  part training-smollm2 100 $bench.training cuda "SmolLM2's shape"
 fi
 
 printf '\n%-22s%-14s%8s  %s\n' part status seconds figures
