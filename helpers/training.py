@@ -2,6 +2,7 @@
 
 import inspect
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,13 +37,13 @@ class BlockTrainer(ResumableTrainer):
         """Train to the end, from the last checkpoint on; after an interruption, call it again."""
         adapted = hasattr(self.model, "peft_config")
         network = self.model.get_base_model() if adapted else self.model
-        compiled = self.args.torch_compile
-        joined = "position_ids" not in self.train_dataset.column_names
+        compiled, blocks = self.args.torch_compile, self.train_dataset
         try:
-            with (
-                tf32(self.args.device.type),
-                causal_without_mask(network, wanted=compiled and joined),
-            ):
+            with ExitStack() as stack:
+                stack.enter_context(tf32(self.args.device.type))
+                if compiled and "position_ids" not in blocks.column_names:
+                    length = len(blocks[0]["input_ids"])
+                    stack.enter_context(causal_without_mask(network, length))
                 use_tiled_loss(network, compiled)
                 return super().train(*args, **kwargs)
         finally:

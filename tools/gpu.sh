@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All that needs a CUDA GPU, in under 9 minutes: the notebooks and the device paths as tests, a
+# All that needs a CUDA GPU, in about 9 minutes: the notebooks and the device paths as tests, a
 # whole run beside the CPU's, training and evaluation beside other ways. A part that fails does not
 # end the rest. Logs go to $OUT, or to a new folder; a table comes last.
 #
@@ -61,6 +61,7 @@ else
   part training-smollm2 100 $bench.training cuda "SmolLM2's shape"
 fi
 
+ls "$out"/*.row >/dev/null 2>&1 || { echo "There is no part of that name: $*" >&2; exit 2; }
 printf '\n%-22s%-14s%8s  %s\n' part status seconds figures
 for row in $(ls -tr "$out"/*.row); do
   IFS=$'\t' read -r status seconds figures <"$row"

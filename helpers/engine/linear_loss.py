@@ -125,7 +125,7 @@ def loss_and_gradient(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The summed loss of logits (tokens, vocabulary), and its gradient in their precision.
 
-    Sums are taken in float32. torch.compile makes two passes over the logits of it.
+    Sums are taken in float32. torch.compile fuses it into two passes over the logits.
     """
     logs = logits.log_softmax(1, dtype=torch.float32)
     own = logs.gather(1, targets[:, None])
@@ -137,9 +137,9 @@ def loss_and_gradient(
 def _padded(
     weight: torch.Tensor, bias: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The same with a vocabulary of a multiple of 64, since a GPU multiplies others slowly.
+    """The same with a vocabulary of a multiple of 64: a GPU is slow with other sizes.
 
-    The logits that are added are minus infinity.
+    The added logits are minus infinity.
     """
     more = -len(weight) % 64
     if not more:

@@ -86,11 +86,15 @@ def tf32(device: str) -> Iterator[None]:
     if device != "cuda":
         yield
         return
-    torch.set_float32_matmul_precision("high")  # both switches
+    try:
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:  # `TrainingArguments` has set one switch of the two
+        before = "highest"
+    torch.set_float32_matmul_precision("high")  # both
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision("highest")
+        torch.set_float32_matmul_precision(before)
 
 
 def peak_share(
@@ -105,7 +109,8 @@ def peak_share(
     import torch
 
     size = 8192 if model.device.type == "cuda" else 1536
-    peak = 2 * size**3 / product_seconds(getattr(torch, dtype), size, model.device.type)
+    with tf32(model.device.type):
+        peak = 2 * size**3 / product_seconds(getattr(torch, dtype), size, model.device.type)
     layers = [m.weight for m in model.modules() if type(m).__name__ in ("Linear", "Conv1D")]
     config = model.config.get_text_config()
     operations = sum(weight.numel() * (6 if weight.requires_grad else 4) for weight in layers)

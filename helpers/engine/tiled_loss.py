@@ -2,8 +2,8 @@
 
 Logits are the largest tensor of a small model: with a vocabulary of 50,000, each token takes
 200 kB, and half the time of a training step goes into the output layer. Here it is applied to the
-last hidden states tile by tile. In a training that happens twice: once for the sum over the
-vocabulary, and once, with that sum, for the gradients, which are complete when the loss is.
+last hidden states tile by tile. In a training, the gradients are complete when the loss is; see
+`helpers.engine.linear_loss`.
 """
 
 import functools

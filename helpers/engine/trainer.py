@@ -9,8 +9,9 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -109,6 +110,13 @@ class ResumableTrainer(Trainer):
             self._stop(f"training loss is {float(loss)}", f" (batch {self.watch.micro_step} of it)")
         return loss
 
+    def get_train_dataloader(self):
+        """The batches; processes that make them leave a signal to end to this one."""
+        loader = super().get_train_dataloader()
+        inner = getattr(loader, "base_dataloader", loader)  # accelerate wraps it
+        inner.worker_init_fn = partial(_start_worker, inner.worker_init_fn)
+        return loader
+
     def _parts(self, batch: dict[str, "torch.Tensor"]) -> list[dict[str, "torch.Tensor"]]:
         rows = [value.tensor_split(min(self.pieces, len(value))) for value in batch.values()]
         return [dict(zip(batch, row, strict=True)) for row in zip(*rows, strict=True)]
@@ -197,6 +205,12 @@ class ResumableTrainer(Trainer):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _start_worker(start: Callable[[int], None] | None, number: int) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if start:
+        start(number)
 
 
 def newest_checkpoint(folder: Path, tidy: bool = True) -> Path | None:

@@ -72,7 +72,7 @@ def board_html(table: "pd.DataFrame", note: str, place: Path) -> str:
 def shown(column: str, value: object) -> str:
     """A value of a column as a table shows it; NaN is empty."""
     if not isinstance(value, float):
-        return str(value)
+        return f"{value:,}" if type(value) is int else "" if value is None else str(value)
     return "" if math.isnan(value) else format(value, FORMATS.get(column, ",.4g"))
 
 

@@ -228,7 +228,7 @@ def start_step(step: str, run_dir: str, **parameters: object) -> Step:
     Step.cells.begin(PROJECT / "notebooks" / f"{folder_of(step)}.ipynb")
     if not isinstance(run_dir, str) or not run_dir.strip():
         raise ParameterError("run_dir", run_dir, "it must be a non-empty string")
-    if parameters.get("num_proc", 1) != 1:
+    if "num_proc" in parameters:
         _check_temporary_folder()
     _refuse_unknown(step)
     Step.current = Step(Run(run_dir), step, parameters)
@@ -236,12 +236,11 @@ def start_step(step: str, run_dir: str, **parameters: object) -> Step:
 
 
 def _check_temporary_folder() -> None:
-    """Processes exchange data through sockets there, whose names systems limit to 103 bytes."""
-    folder = tempfile.gettempdir()
-    size, most = len(os.fsencode(folder)), 103 - len("/pymp-12345678/listener-12345678")
+    """Processes exchange data through sockets there, whose names systems limit."""
+    folder, limit = tempfile.gettempdir(), 103 if sys.platform == "darwin" else 107
+    size, most = len(os.fsencode(folder)), limit - len("/pymp-12345678/listener-12345678")
     if sys.platform != "win32" and size > most:
-        needed = f"its name has {size} bytes, use one of {most}, or set num_proc to 1"
-        raise ParameterError("TMPDIR", folder, needed)
+        raise ParameterError("TMPDIR", folder, f"its name has {size} bytes, use one of {most}")
 
 
 def _refuse_unknown(step: str) -> None:

@@ -148,17 +148,18 @@ def plain(
 
     forward = torch.compile(loss_of) if compiled else loss_of
     model.train()
-    for step in range(max_steps):
-        began = time.perf_counter()
-        ids = rows[torch.arange(step * batch, (step + 1) * batch) % len(rows)].to(device)
-        times.waited.append(time.perf_counter() - began)
-        with torch.autocast(device, torch.bfloat16), causal_without_mask(model):
-            loss = forward(ids)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        times.step_ended()
+    with causal_without_mask(model, rows.shape[1]):
+        for step in range(max_steps):
+            began = time.perf_counter()
+            ids = rows[torch.arange(step * batch, (step + 1) * batch) % len(rows)].to(device)
+            times.waited.append(time.perf_counter() - began)
+            with torch.autocast(device, torch.bfloat16):
+                loss = forward(ids)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            times.step_ended()
 
 
 def plain_kept(*given, **settings) -> None:

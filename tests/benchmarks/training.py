@@ -119,7 +119,9 @@ def compared(found: dict[str, dict[str, float]], device: str) -> list[str]:
         for way, f in found.items()
         if "BlockTrainer" not in way
     ]
-    return [f"`BlockTrainer`, the faster of its ways, is {', '.join(others)}."]
+    ways = sum("BlockTrainer" in way for way in found)
+    which = "`BlockTrainer`, the faster of its ways," if ways > 1 else "`BlockTrainer`"
+    return [f"{which} is {', '.join(others)}."]
 
 
 def report(name: str, device: str, found: dict[str, dict[str, float]]) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -223,6 +224,20 @@ def test_an_interrupted_training_saves_first(numbers, tmp_path, uninterrupted):
         and newest_checkpoint(tmp_path / "run" / "checkpoints").name == f"checkpoint-{step}"
     )
     same(finish(tmp_path / "run", **DROPOUT), uninterrupted)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+def test_a_signal_to_all_processes_of_a_training_saves_first(tmp_path):
+    """As from a queue of jobs whose time is up; other processes make the batches."""
+    process = start(tmp_path / "run", **DROPOUT, slow=0.05, dataloader_num_workers=2)
+    at_step(process, tmp_path / "run", 7)
+    workers = psutil.Process(process.pid).children()
+    assert len(workers) >= 2
+    for one in (*workers, process):
+        one.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1 and "interrupted: saved at step" in said
+    assert not any(worker.is_running() for worker in workers)
 
 
 class Strike(TrainerCallback):
