@@ -2,17 +2,14 @@
 
 import inspect
 import shutil
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from transformers import TrainerCallback
 
-from helpers.engine.attention import causal_without_mask
 from helpers.engine.loaded_model import depends_on_others
 from helpers.engine.progress import is_watched, no_bars
-from helpers.engine.speed import tf32
-from helpers.engine.tiled_loss import use_tiled_loss
+from helpers.engine.tiled_loss import training_forward
 from helpers.engine.trainer import ResumableTrainer
 from helpers.errors import ModelError, ParameterError
 from helpers.generation import continue_text
@@ -35,23 +32,8 @@ class BlockTrainer(ResumableTrainer):
 
     def train(self, *args, **kwargs):
         """Train to the end, from the last checkpoint on; after an interruption, call it again."""
-        adapted = hasattr(self.model, "peft_config")
-        network = self.model.get_base_model() if adapted else self.model
-        compiled, blocks = self.args.torch_compile, self.train_dataset
-        try:
-            with ExitStack() as stack:
-                stack.enter_context(tf32(self.args.device.type))
-                if compiled and "position_ids" not in blocks.column_names:
-                    length = len(blocks[0]["input_ids"])
-                    stack.enter_context(causal_without_mask(network, length))
-                use_tiled_loss(network, compiled)
-                return super().train(*args, **kwargs)
-        finally:
-            # Accelerate leaves a forward that always computes in bfloat16, and a mark that keeps a
-            # later training from getting one.
-            for model in (self.model, network):
-                for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
-                    model.__dict__.pop(name, None)
+        with training_forward(self.model, self.args, self.train_dataset):
+            return super().train(*args, **kwargs)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
         """The loss of the evaluation blocks, in nats per token."""

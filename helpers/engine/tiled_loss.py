@@ -8,13 +8,18 @@ last hidden states tile by tile. In a training, the gradients are complete when 
 
 import functools
 import types
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
+from helpers.engine.attention import causal_without_mask
 from helpers.engine.blocks import IGNORED
+from helpers.engine.speed import tf32
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
+    from datasets import Dataset
+    from transformers import PreTrainedModel, TrainingArguments
 
 SMALL = 2**24  # logits; for a batch with fewer, the model's own loss is as fast
 
@@ -175,3 +180,28 @@ def use_tiled_loss(model: "PreTrainedModel", compiled: bool = False) -> bool:
 
     model.forward = types.MethodType(forward, model)
     return True
+
+
+@contextmanager
+def training_forward(
+    model: "PreTrainedModel", arguments: "TrainingArguments", blocks: "Dataset"
+) -> Iterator[None]:
+    """While it lasts, a model or one with adapters is set up to train; its own forward is back
+    afterwards.
+    """
+    network = model.get_base_model() if hasattr(model, "peft_config") else model
+    compiled = arguments.torch_compile
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(tf32(arguments.device.type))
+            if compiled and "position_ids" not in blocks.column_names:
+                length = len(blocks[0]["input_ids"])
+                stack.enter_context(causal_without_mask(network, length))
+            use_tiled_loss(network, compiled)
+            yield
+    finally:
+        # Accelerate leaves a forward that always computes in bfloat16, and a mark that keeps a
+        # later training from getting one.
+        for one in (model, network):
+            for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
+                one.__dict__.pop(name, None)
